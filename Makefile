@@ -1,0 +1,70 @@
+# `make help` lists what there is to run.
+
+GOLANGCI_VERSION    := v2.15.0
+GOVULNCHECK_VERSION := v1.8.0
+
+# Tools are built here, once a version.
+TOOLS       := .run/bin
+GOLANGCI    := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+
+LOCAL := go run ./deploy/local
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check fmt-check vet lint vuln race bench e2e up down install
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## sell a demo sale on embedded engines; data in ./data
+	go run .
+
+test: install ## install, start and stop the real engines, and run every test on them
+	$(LOCAL) test
+
+check: fmt-check vet lint vuln ## format, vet, lint and known vulnerabilities
+
+race: install ## make test under the race detector
+	$(LOCAL) test -- -race -timeout=20m ./...
+
+bench: ## measure
+	go run ./bench
+
+e2e: install ## the whole program on the real engines, as a shopper meets it
+	$(LOCAL) test -- -run E2E ./e2e/...
+
+up: install ## start the real engines for hand use with configs/local.yaml; data in ./.run
+	$(LOCAL) up
+
+down: ## stop them; the data stays
+	$(LOCAL) down
+
+install:
+	@deploy/local/install.sh
+
+fmt-check:
+	@files=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
+
+vet:
+	go vet ./...
+
+lint: $(GOLANGCI)
+	$(GOLANGCI) run
+
+# Its database may be out of reach, which is no fault of this code.
+vuln: $(GOVULNCHECK)
+	@if out=$$($(GOVULNCHECK) ./... 2>&1); then echo "$$out"; \
+	else case "$$out" in \
+	  *"fetching vulnerabilities"*) echo "govulncheck: its database is out of reach here, nothing was checked" ;; \
+	  *) echo "$$out"; exit 1 ;; \
+	esac; fi
+
+# Built aside and renamed: a tool that exists is whole.
+$(GOLANGCI):
+	GOBIN=$(abspath $(TOOLS))/partial go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(TOOLS)/partial/golangci-lint $@
+
+$(GOVULNCHECK):
+	GOBIN=$(abspath $(TOOLS))/partial go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	mv $(TOOLS)/partial/govulncheck $@

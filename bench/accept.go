@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+)
+
+// accept is a run in which every shopper gets a unit.
+type accept struct {
+	shoppers int
+	duration time.Duration // ends it early; 0 = when all have sent
+	warmup   int           // shoppers who buy in a sale of their own before the clock starts
+}
+
+func (ac *accept) run(ctx context.Context, sys *system, o *options) (*report, error) {
+	if ac.warmup > 0 {
+		sys.progress.step("warming up: %d purchases", ac.warmup)
+		if _, _, err := ac.send(ctx, sys, o, newSaleID("warmup"), ac.warmup, 0); err != nil {
+			return nil, err
+		}
+	}
+	rep := newReport("accept", newSaleID("accept"))
+	rep.set("shoppers", ac.shoppers)
+	rep.set("connections", o.connections)
+	rep.set("gateways", len(sys.gateways))
+	rep.set("warm-up", ac.warmup)
+	if ac.duration > 0 {
+		rep.set("duration", ac.duration.String())
+	}
+
+	rec, shoppers, err := ac.send(ctx, sys, o, rep.Sale, ac.shoppers, ac.duration)
+	if err != nil {
+		return nil, err
+	}
+	cut := ac.duration > 0 && rec.took >= ac.duration
+	rep.answered(rec)
+	rep.Breaches = checkAccept(rec.answers, rec.kinds, cut)
+	orders := distinct(rec.answers, func(i int) *shopper { return &shoppers[i] })
+	if len(orders) == 0 {
+		return rep, errors.New("no purchase was accepted")
+	}
+	after, bs, err := sys.settle(ctx, o, rep.Sale, orders, ac.shoppers)
+	rep.Breaches = append(rep.Breaches, bs...)
+	if err != nil {
+		return rep, err
+	}
+	rep.Audit = after.audit
+
+	// To the last 202 and not to the last answer: the rate is of what was accepted.
+	burst := lastAccepted(rec.answers)
+	whole := after.drained.Sub(rec.began)
+	rep.figure(figureAccepted, float64(len(orders))/burst.Seconds(), "/s")
+	rep.figure("persisted", float64(len(orders))/whole.Seconds(), "/s, from the first send until drained")
+	rep.figure("burst", burst.Seconds(), "s")
+	rep.figure("drain", (whole - burst).Seconds(), "s after the burst")
+	rep.latency("202", rec.answers, func(a *answer) bool { return a.status == http.StatusAccepted })
+	return rep, nil
+}
+
+const figureAccepted = "accepted"
+
+// send opens a sale with a unit for everyone and has everyone buy.
+func (ac *accept) send(ctx context.Context, sys *system, o *options, saleID string, n int, d time.Duration) (*recording, []shopper, error) {
+	shoppers, err := sys.prepare(ctx, saleID, n, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	sys.progress.step("accept: %d shoppers for as many units", n)
+	l := &load{
+		addrs:       sys.gateways,
+		connections: o.connections,
+		requests:    n,
+		duration:    d,
+		timeout:     sys.timeout,
+		build: func(buf []byte, addr string, i int) []byte {
+			return appendPurchase(buf, addr, saleID, &shoppers[i])
+		},
+		read: readPurchase,
+	}
+	rec, err := l.run(ctx, sys.progress)
+	if err == nil && rec.stopped {
+		err = ctx.Err()
+	}
+	return rec, shoppers, err
+}
+
+// prepare opens a sale and makes its shoppers.
+func (s *system) prepare(ctx context.Context, saleID string, shoppers, total int) ([]shopper, error) {
+	s.progress.step("sale %s: %d units, %d shoppers with tokens", saleID, total, shoppers)
+	if err := s.openSale(ctx, saleID, total); err != nil {
+		return nil, err
+	}
+	return s.newShoppers(ctx, shoppers, saleID)
+}
+
+// lastAccepted is when the last 202 came, from the start of the load.
+func lastAccepted(answers []answer) time.Duration {
+	var last int64
+	for i := range answers {
+		if a := &answers[i]; a.status == http.StatusAccepted {
+			last = max(last, a.doneNanos)
+		}
+	}
+	return time.Duration(last)
+}

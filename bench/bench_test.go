@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const testTimeout = time.Minute
+
+// runBench runs a command of the driver against a fake with one fault and returns
+// what it printed and its JSON report.
+func runBench(t *testing.T, fault string, args ...string) (string, *report, error) {
+	t.Helper()
+	t.Setenv(fakeVariable, "1")
+	t.Setenv("FLASHGATE_JWT_SECRET", "")
+	t.Setenv("TMPDIR", t.TempDir()) // what a failed run keeps goes with the test
+	dir := t.TempDir()
+	limits, config := filepath.Join(dir, "limits.yaml"), filepath.Join(dir, "config.yaml")
+	require.NoError(t, os.WriteFile(limits, []byte("address:\n  rate: 200 # a second\n"), 0o600))
+	require.NoError(t, os.WriteFile(config, []byte(
+		"listen: 127.0.0.1:1\noperators_listen: 127.0.0.1:2\nlimits: "+limits+"\nfault: "+fault+"\n"), 0o600))
+	self, err := os.Executable()
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	jsonFile := filepath.Join(dir, "report.json")
+	cmd := newCommand()
+	cmd.SetArgs(append(args, "--start", "daemons", "--gateways", "1", "--workers", "1",
+		"--flashgate", self, "--config", config, "--connections", "16", "--json", jsonFile))
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	err = cmd.ExecuteContext(ctx)
+	text, readErr := os.ReadFile(jsonFile)
+	if readErr != nil {
+		return out.String(), nil, err
+	}
+	rep := &report{}
+	require.NoError(t, json.Unmarshal(text, rep))
+	return out.String(), rep, err
+}
+
+func TestStormOfASoundShop(t *testing.T) {
+	out, rep, err := runBench(t, "none", "storm", "--shoppers", "300", "--total", "20")
+	require.NoError(t, err, out)
+	require.Empty(t, rep.Breaches)
+	require.Positive(t, rep.value("answers"))
+	require.Positive(t, rep.value("last 202 in the ledger"))
+	require.Equal(t, []count{
+		{kind: kind{Status: 409, Code: "SOLD_OUT"}, Count: 560},
+		{kind: kind{Status: 202}, Count: 40},
+	}, rep.Answers)
+	require.Contains(t, out, "storm: good")
+	require.JSONEq(t, `{"sale":"x"}`, string(rep.Audit))
+}
+
+// TestStormCatches plants one fault at a time in the shop.
+func TestStormCatches(t *testing.T) {
+	for fault, rule := range map[string]string{
+		"oversell":        ruleOversell,
+		"doubled-id":      ruleDistinct,
+		"replay-id":       ruleSameID,
+		"refused-replay":  ruleTruthful,
+		"unmarked-replay": ruleReplayed,
+		"missing-answer":  ruleAnswered,
+		"no-id":           ruleOrderID,
+		"code":            ruleSoldOut,
+		"lost":            rulePersisted,
+		"cancelled":       ruleKept,
+		"invisible":       ruleVisible,
+		"stock":           ruleStockLeft,
+		"audit":           ruleAudit,
+	} {
+		t.Run(fault, func(t *testing.T) {
+			out, rep, err := runBench(t, fault, "storm", "--shoppers", "100", "--total", "10", "--drain", "500ms")
+			require.ErrorIs(t, err, errBroken, out)
+			require.Empty(t, rep.Figures, "a run that broke a rule shows no figure")
+			var rules []string
+			for _, b := range rep.Breaches {
+				rules = append(rules, b.Rule)
+			}
+			require.Contains(t, rules, rule)
+			require.Contains(t, out, "BROKEN: "+rule)
+		})
+	}
+}
+
+func TestAcceptOfASoundShop(t *testing.T) {
+	out, rep, err := runBench(t, "none", "accept", "--shoppers", "500", "--warmup", "10")
+	require.NoError(t, err, out)
+	require.Positive(t, rep.value(figureAccepted))
+	require.Positive(t, rep.value("202 P99"))
+	require.Greater(t, rep.value("burst")+rep.value("drain"), persistDelay.Seconds())
+	require.Less(t, rep.value("persisted"), rep.value(figureAccepted))
+}
+
+func TestAcceptRefusedByLimitsIsNoFigure(t *testing.T) {
+	out, rep, err := runBench(t, "none", "accept", "--shoppers", "50", "--warmup", "0", "--limits", "as-is")
+	require.ErrorContains(t, err, "no purchase was accepted")
+	require.Empty(t, rep.Figures)
+	require.Contains(t, out, "429 RATE_LIMITED")
+}
+
+func TestAcceptEndsByItsDuration(t *testing.T) {
+	_, rep, err := runBench(t, "none", "accept", "--shoppers", "200000", "--warmup", "0", "--duration", "50ms")
+	require.NoError(t, err)
+	require.Less(t, rep.Answers[0].Count, int64(200_000))
+}
+
+func TestCompareBatchShowsBothAndTheRatio(t *testing.T) {
+	out, rep, err := runBench(t, "none", "compare-batch", "--shoppers", "200", "--warmup", "0")
+	require.NoError(t, err, out)
+	require.Len(t, rep.Runs, 2)
+	require.InDelta(t, rep.value("accepted, as configured")/rep.value("accepted, batch.max 1"), rep.value("ratio"), 1e-9)
+}
+
+func TestCompareBatchFailsWithEitherRun(t *testing.T) {
+	_, rep, err := runBench(t, "audit", "compare-batch", "--shoppers", "50", "--warmup", "0")
+	require.ErrorIs(t, err, errBroken)
+	require.Len(t, rep.Runs, 1)
+	require.Empty(t, rep.Runs[0].Figures)
+}
+
+func TestADaemonThatStopsBadlyIsNoFigure(t *testing.T) {
+	_, rep, err := runBench(t, "bad-stop", "accept", "--shoppers", "50", "--warmup", "0")
+	require.ErrorContains(t, err, "gateway-1 stopped badly")
+	require.Empty(t, rep.Figures)
+}
+
+func TestHello(t *testing.T) {
+	cmd := newCommand()
+	cmd.SetArgs([]string{"hello", "--requests", "2000", "--connections", "8"})
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	require.NoError(t, cmd.ExecuteContext(t.Context()))
+	require.Contains(t, out.String(), "hello: good")
+}
+
+func TestAnEndedContextStopsALoad(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := (&hello{requests: 1_000_000}).run(ctx, &options{connections: 4, timeout: time.Second}, &progress{})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestOptionsAreRefusedBeforeAnythingStarts(t *testing.T) {
+	for _, args := range [][]string{
+		{"hello", "--requests", "0"},
+		{"storm", "--connections", "100000"},
+		{"storm", "--start", "somehow"},
+		{"storm", "--limits", "none"},
+		{"storm", "--shoppers", "10", "--total", "10", "--flashgate", "x"},
+		{"accept", "--shoppers", "999999999"},
+		{"accept", "--start", "daemons", "--workers", "0"},
+		{"accept", "--start", "embedded", "--mysql"},
+		{"accept", "--gateway", "127.0.0.1:8080", "--flashgate", "x"},
+		{"accept", "--gateway", "https://127.0.0.1:8080", "--flashgate", "x"},
+		{"compare-batch", "--start", "none"},
+	} {
+		cmd := newCommand()
+		cmd.SetArgs(args)
+		require.Error(t, cmd.ExecuteContext(t.Context()), "%v", args)
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Keys of a config file that a run changes in its copy.
+var (
+	keyListen    = []string{"listen"}
+	keyOperators = []string{"operators_listen"}
+	keyLimits    = []string{"limits"}
+	keyBatchMax  = []string{"batch", "max"}
+	keyData      = []string{"data_dir"}
+)
+
+// fileKeys are those whose values are paths, to be found from the copy's folder too.
+var fileKeys = [][]string{keyLimits, {"env_file"}, {"redis", "tls_ca_file"}}
+
+// raisedLimit is the largest value that a limits file may hold. One machine plays
+// all shoppers here, from one address, which the limits are there to refuse.
+const raisedLimit = "100000000000"
+
+// limitSuffixes end the keys of what is raised; other numbers stay as they are.
+var limitSuffixes = []string{"rate", "burst", "qps"}
+
+// document is a YAML file under change; what is not changed stays as it was.
+type document struct {
+	path string
+	node yaml.Node
+}
+
+func readDocument(path string) (*document, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &document{path: path}
+	if err := yaml.Unmarshal(text, &d.node); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(d.node.Content) != 1 || d.node.Content[0].Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("%s: want a mapping", path)
+	}
+	return d, nil
+}
+
+func (d *document) write(path string) error {
+	text, err := yaml.Marshal(&d.node)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, 0o600)
+}
+
+// get is the scalar under a path of keys, or "".
+func (d *document) get(path []string) string {
+	node := d.node.Content[0]
+	for _, key := range path {
+		if node = child(node, key); node == nil {
+			return ""
+		}
+	}
+	return node.Value
+}
+
+// set puts a scalar under a path of keys, which are made if they are not there.
+func (d *document) set(path []string, value string) error {
+	node := d.node.Content[0]
+	for _, key := range path[:len(path)-1] {
+		next := child(node, key)
+		if next == nil {
+			next = &yaml.Node{Kind: yaml.MappingNode}
+			node.Content = append(node.Content, scalar(key), next)
+		}
+		if next.Kind != yaml.MappingNode {
+			return fmt.Errorf("%s:%d: %s is no mapping", d.path, next.Line, strings.Join(path, "."))
+		}
+		node = next
+	}
+	key := path[len(path)-1]
+	if old := child(node, key); old != nil {
+		*old = *scalar(value)
+		return nil
+	}
+	node.Content = append(node.Content, scalar(key), scalar(value))
+	return nil
+}
+
+func child(node *yaml.Node, key string) *yaml.Node {
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		if node.Content[i].Value == key {
+			return node.Content[i+1]
+		}
+	}
+	return nil
+}
+
+func scalar(value string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Value: value} }
+
+// raiseLimits sets every limit of the document to the most there is, and returns
+// how many there were.
+func (d *document) raiseLimits() int { return raise(d.node.Content[0]) }
+
+func raise(node *yaml.Node) (raised int) {
+	if node.Kind != yaml.MappingNode {
+		for _, item := range node.Content {
+			raised += raise(item)
+		}
+		return raised
+	}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i].Value, node.Content[i+1]
+		if value.Kind != yaml.ScalarNode {
+			raised += raise(value)
+			continue
+		}
+		for _, suffix := range limitSuffixes {
+			if strings.HasSuffix(key, suffix) {
+				value.Value, value.Tag, value.Style = raisedLimit, "!!int", 0
+				raised++
+				break
+			}
+		}
+	}
+	return raised
+}
+
+// setup is how the config of a run differs from the file it was given.
+type setup struct {
+	listen, operators string // of the first daemon, which the commands speak to
+	raiseLimits       bool
+	batchMax          string // "" = as given
+	embedded          bool   // its data goes into dir too
+}
+
+// writeConfig writes a changed copy of a config file, and of its limits file, into
+// dir and returns its path.
+func writeConfig(from, dir string, s setup) (string, error) {
+	config, err := readDocument(from)
+	if err != nil {
+		return "", err
+	}
+	for _, key := range fileKeys {
+		if value := config.get(key); value != "" {
+			value, err = filepath.Abs(fromConfig(from, value))
+			err = errors.Join(err, config.set(key, value))
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	err = errors.Join(config.set(keyListen, s.listen), config.set(keyOperators, s.operators))
+	if s.batchMax != "" {
+		err = errors.Join(err, config.set(keyBatchMax, s.batchMax))
+	}
+	if s.embedded {
+		err = errors.Join(err, config.set(keyData, filepath.Join(dir, "data")))
+	}
+	if s.raiseLimits {
+		raised := filepath.Join(dir, "limits.yaml")
+		err = errors.Join(err, writeRaised(config.get(keyLimits), raised), config.set(keyLimits, raised))
+	}
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(dir, "flashgate.yaml")
+	return to, config.write(to)
+}
+
+// fromConfig finds a file that a config names, as flashgate does: from the working
+// directory, or else from the folder above the config's.
+func fromConfig(config, path string) string {
+	if _, err := os.Stat(path); err == nil || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(config), "..", path)
+}
+
+// writeRaised writes a copy of a limits file with every limit raised.
+func writeRaised(from, to string) error {
+	limits, err := readDocument(from)
+	if err != nil {
+		return err
+	}
+	if limits.raiseLimits() == 0 {
+		return fmt.Errorf("%s: no limit found (keys that end in %s)", from, strings.Join(limitSuffixes, ", "))
+	}
+	return limits.write(to)
+}

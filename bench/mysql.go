@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	_ "github.com/go-sql-driver/mysql" // the driver that FLASHGATE_MYSQL_DSN is written for
+)
+
+const (
+	mysqlVariable       = "FLASHGATE_MYSQL_DSN"
+	mysqlTimeoutSeconds = 60 // a count over the orders of one sale, on a busy machine
+)
+
+// checkMySQL counts a sale's rows with plain SQL, past everything of ours.
+func checkMySQL(ctx context.Context, bs *breaches, saleID string, orders, total int) error {
+	dsn := os.Getenv(mysqlVariable)
+	if dsn == "" {
+		return errors.New("--mysql: " + mysqlVariable + " is not set (`set -a; . .run/env` after `make up` sets it)")
+	}
+	ctx, cancel := context.WithTimeout(ctx, mysqlTimeoutSeconds*time.Second)
+	defer cancel()
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		return fmt.Errorf("%s: %w", mysqlVariable, err)
+	}
+	defer func() { _ = db.Close() }()
+
+	var rows, users, available, locked int64
+	err = db.QueryRowContext(ctx,
+		`SELECT COUNT(*), COUNT(DISTINCT user_id) FROM orders WHERE sale_id = ? AND status = 'PENDING_PAYMENT'`,
+		saleID).Scan(&rows, &users)
+	if err != nil {
+		return fmt.Errorf("counting the orders in MySQL: %w", err)
+	}
+	err = db.QueryRowContext(ctx,
+		`SELECT available, locked FROM inventory WHERE sale_id = ?`, saleID).Scan(&available, &locked)
+	if err != nil {
+		return fmt.Errorf("reading the inventory in MySQL: %w", err)
+	}
+	got := fmt.Sprintf("%d orders of %d users, available %d, locked %d", rows, users, available, locked)
+	want := fmt.Sprintf("%d orders of %d users, available %d, locked %d", orders, orders, total-orders, orders)
+	if got != want {
+		bs.add(ruleLedger, "%s, and should be %s", got, want)
+	}
+	return nil
+}

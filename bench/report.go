@@ -1,0 +1,200 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// errBroken ends a run whose checks failed; the report says which.
+var errBroken = errors.New("the run broke a rule: see BROKEN in its report")
+
+// report is what a run has shown. A run that broke a rule shows no figure: speed
+// counts only where the answers were right.
+type report struct {
+	Scenario string          `json:"scenario"`
+	Sale     string          `json:"sale,omitempty"`
+	Began    time.Time       `json:"began"`
+	Machine  machine         `json:"machine"`
+	Settings []setting       `json:"settings"`
+	Answers  []count         `json:"answers,omitempty"`
+	Faults   []string        `json:"faults,omitempty"`   // transport errors, the first few
+	Breaches breaches        `json:"breaches,omitempty"` // none = the run is good
+	Failure  string          `json:"failure,omitempty"`  // what ended the run, or kept it from being good
+	Audit    json.RawMessage `json:"audit,omitempty"`
+	Figures  []figure        `json:"figures,omitempty"` // none, if the run is not good
+	Runs     []*report       `json:"runs,omitempty"`    // that the figures compare
+}
+
+type machine struct {
+	CPUs int    `json:"cpus"`
+	OS   string `json:"os"`
+	Go   string `json:"go"`
+}
+
+type setting struct {
+	Name  string `json:"name"`
+	Value any    `json:"value"`
+}
+
+type figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+}
+
+func newReport(scenario, saleID string) *report {
+	return &report{
+		Scenario: scenario,
+		Sale:     saleID,
+		Began:    time.Now().UTC().Truncate(time.Millisecond),
+		Machine:  machine{CPUs: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version()},
+	}
+}
+
+func (r *report) set(name string, value any) {
+	r.Settings = append(r.Settings, setting{Name: name, Value: value})
+}
+
+func (r *report) answered(rec *recording) {
+	r.Answers = rec.kinds.list()
+	r.Faults = rec.kinds.faults
+}
+
+func (r *report) figure(name string, value float64, unit string) {
+	r.Figures = append(r.Figures, figure{Name: name, Value: value, Unit: unit})
+}
+
+// value is a figure's value, or 0.
+func (r *report) value(name string) float64 {
+	for _, f := range r.Figures {
+		if f.Name == name {
+			return f.Value
+		}
+	}
+	return 0
+}
+
+// percentiles are those whose latency is shown; 100 is the slowest answer.
+var percentiles = []struct {
+	name string
+	at   float64
+}{{"P50", 50}, {"P90", 90}, {"P99", 99}, {"P99.9", 99.9}, {"max", 100}}
+
+const (
+	histogramMaxMicros = 600_000_000 // longer than any time-out of an answer
+	histogramDigits    = 3
+)
+
+// latency adds the percentiles of the chosen answers, in milliseconds.
+func (r *report) latency(of string, answers []answer, chosen func(*answer) bool) {
+	h := hdrhistogram.New(1, histogramMaxMicros, histogramDigits)
+	for i := range answers {
+		if a := &answers[i]; a.status != 0 && chosen(a) {
+			if h.RecordValue(min(a.tookNanos/1000, histogramMaxMicros)) != nil {
+				panic("BUG: a latency outside of the histogram")
+			}
+		}
+	}
+	if h.TotalCount() == 0 {
+		return
+	}
+	for _, p := range percentiles {
+		r.figure(of+" "+p.name, float64(h.ValueAtPercentile(p.at))/1000, "ms")
+	}
+}
+
+// verdict is err, or errBroken if there is no err and the run broke a rule.
+func (r *report) verdict(err error) error {
+	if err == nil && len(r.Breaches) > 0 {
+		return errBroken
+	}
+	return err
+}
+
+func (r *report) write(file string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
+}
+
+func (r *report) dropFigures() {
+	r.Figures = nil
+	for _, run := range r.Runs {
+		run.dropFigures()
+	}
+}
+
+func (r *report) print(w io.Writer) error {
+	for _, run := range r.Runs {
+		if err := run.print(w); err != nil {
+			return err
+		}
+	}
+	verdict := "good"
+	if len(r.Breaches) > 0 || r.Failure != "" {
+		verdict = "FAILED, so no figures"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%s: %s\n", r.Scenario, verdict)
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	row := func(label, value, unit string) { _, _ = fmt.Fprintf(t, "  %s\t%s\t%s\n", label, value, unit) }
+	if r.Sale != "" {
+		row("sale", r.Sale, "")
+	}
+	for _, s := range r.Settings {
+		row(s.Name, fmt.Sprint(s.Value), "")
+	}
+	for i, c := range r.Answers {
+		label := ""
+		if i == 0 {
+			label = "got"
+		}
+		row(label, fmt.Sprint(c.Count), c.kind.String())
+	}
+	for _, f := range r.Figures {
+		row(f.Name, decimals(f.Value), f.Unit)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, c := range r.Answers {
+		// What the documents don't promise of a healthy run is shown as it came.
+		if c.Status >= 400 && c.Status != 409 {
+			fmt.Fprintf(&b, "  first %s: %s\n", c.kind, c.Sample)
+		}
+	}
+	for _, f := range r.Faults {
+		fmt.Fprintf(&b, "  fault: %s\n", f)
+	}
+	for _, br := range r.Breaches {
+		fmt.Fprintf(&b, "  BROKEN: %s: %d\n", br.Rule, br.Count)
+		for _, e := range br.Examples {
+			fmt.Fprintf(&b, "    %s\n", e)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// decimals writes a figure with about three digits that mean something.
+func decimals(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
+}

@@ -1,0 +1,214 @@
+package gateway
+
+import (
+	"context"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flashgate/internal/purchase"
+	"flashgate/internal/sale"
+)
+
+// Runner takes queued requests of one sale through the purchase protocol, and
+// answers each of them: it is purchase.Protocol.
+type Runner interface {
+	Run(ctx context.Context, s *sale.Sale, requests []*purchase.Request)
+}
+
+// batcher turns single requests into batches, per sale. A flusher takes whatever
+// is queued and waits for nothing: while it is away with one batch the next one
+// gathers, so batches grow with the load and a lone request is never held back.
+type batcher struct {
+	runner   Runner
+	max      int // requests in a batch
+	flushers int // batches under way, a sale
+	queue    int // requests waiting, a sale
+	lanesMax int // sales with a lane
+	panicked func(any, []byte)
+
+	depth  atomic.Int64
+	flying sync.WaitGroup  // flushers
+	ctx    context.Context // of every Run; ends when stop has waited long enough
+	cancel context.CancelFunc
+
+	mu      sync.RWMutex
+	lanes   map[string]*lane
+	stopped bool
+}
+
+// lane is the queue of one sale. Its flushers start when there is something to
+// take and end when there is not, so an idle lane costs a few bytes.
+type lane struct {
+	mu       sync.Mutex
+	sale     *sale.Sale // the newest view that a request came with
+	queue    []*purchase.Request
+	head     int // queue[head:] waits
+	flushing int
+	dead     bool // it takes no more: look for the lane again
+}
+
+func newBatcher(runner Runner, batchMax, flushers, queueMax, lanesMax int) *batcher {
+	b := &batcher{
+		runner: runner, max: batchMax, flushers: flushers, queue: queueMax, lanesMax: lanesMax,
+		lanes: make(map[string]*lane),
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	return b
+}
+
+// enqueue queues r for a flusher of its sale. false: the queue is full, or the
+// batcher has stopped; r is still the caller's.
+func (b *batcher) enqueue(s *sale.Sale, r *purchase.Request) bool {
+	for {
+		l := b.lane(s.ID)
+		if l == nil {
+			return false
+		}
+		if queued, dead := b.push(l, s, r); !dead {
+			return queued
+		}
+	}
+}
+
+func (b *batcher) push(l *lane, s *sale.Sale, r *purchase.Request) (queued, dead bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dead {
+		return false, true
+	}
+	if len(l.queue)-l.head >= b.queue {
+		return false, false
+	}
+	if l.head > 0 && len(l.queue) == cap(l.queue) {
+		n := copy(l.queue, l.queue[l.head:])
+		clear(l.queue[n:])
+		l.queue, l.head = l.queue[:n], 0
+	}
+	l.sale = s
+	l.queue = append(l.queue, r)
+	b.depth.Add(1)
+	if l.flushing < b.flushers {
+		l.flushing++
+		b.flying.Add(1)
+		go b.flush(l)
+	}
+	return true, false
+}
+
+// take moves the oldest requests into batch. None: the calling flusher has ended.
+func (b *batcher) take(l *lane, batch []*purchase.Request) ([]*purchase.Request, *sale.Sale) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waiting := l.queue[l.head:]
+	if len(waiting) == 0 {
+		l.flushing--
+		return batch, nil
+	}
+	waiting = waiting[:min(len(waiting), b.max)]
+	batch = append(batch, waiting...)
+	clear(waiting)
+	b.depth.Add(-int64(len(waiting)))
+	if l.head += len(waiting); l.head == len(l.queue) {
+		l.queue, l.head = l.queue[:0], 0
+	}
+	return batch, l.sale
+}
+
+var batches = sync.Pool{New: func() any { return new([]*purchase.Request) }}
+
+func (b *batcher) flush(l *lane) {
+	defer b.flying.Done()
+	buf := batches.Get().(*[]*purchase.Request)
+	for {
+		batch, s := b.take(l, (*buf)[:0])
+		if len(batch) == 0 {
+			break
+		}
+		b.run(s, batch)
+		clear(batch)
+		*buf = batch
+	}
+	batches.Put(buf)
+}
+
+// run survives a panic: the batch's shoppers get OUTCOME_UNKNOWN at their deadline,
+// the others of the sale go on.
+func (b *batcher) run(s *sale.Sale, batch []*purchase.Request) {
+	defer func() {
+		if v := recover(); v != nil {
+			b.panicked(v, debug.Stack())
+		}
+	}()
+	b.runner.Run(b.ctx, s, batch)
+}
+
+// lane finds or makes the lane of a sale. nil: the batcher has stopped, or as many
+// sales as it takes are selling at this moment.
+func (b *batcher) lane(saleID string) *lane {
+	b.mu.RLock()
+	l := b.lanes[saleID]
+	b.mu.RUnlock()
+	if l != nil {
+		return l
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l = b.lanes[saleID]; l != nil || b.stopped {
+		return l
+	}
+	if len(b.lanes) >= b.lanesMax {
+		b.sweep()
+	}
+	if len(b.lanes) >= b.lanesMax {
+		return nil
+	}
+	l = new(lane)
+	b.lanes[saleID] = l
+	return l
+}
+
+// sweep forgets the lanes in which nothing happens.
+func (b *batcher) sweep() {
+	for id, l := range b.lanes {
+		l.mu.Lock()
+		if l.flushing == 0 && len(l.queue) == l.head {
+			l.dead = true
+			delete(b.lanes, id)
+		}
+		l.mu.Unlock()
+	}
+}
+
+// stopGraceMillis is how long stop waits for runs that were told to stop: voiding a
+// batch is worth it, a process that does not end is not.
+const stopGraceMillis = 2000
+
+// stop refuses new requests and waits until all that are queued or under way are
+// through, or ctx has ended; then what still runs is told to stop.
+func (b *batcher) stop(ctx context.Context) {
+	b.mu.Lock()
+	b.stopped = true
+	for id, l := range b.lanes {
+		l.mu.Lock()
+		l.dead = true
+		l.mu.Unlock()
+		delete(b.lanes, id)
+	}
+	b.mu.Unlock()
+	through := make(chan struct{})
+	go func() {
+		b.flying.Wait()
+		close(through)
+	}()
+	select {
+	case <-through:
+	case <-ctx.Done():
+	}
+	b.cancel()
+	select {
+	case <-through:
+	case <-time.After(stopGraceMillis * time.Millisecond):
+	}
+}

@@ -1,0 +1,227 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"flashgate/internal/purchase"
+	"flashgate/internal/sale"
+)
+
+func newRequest(saleID string, id sale.ID) *purchase.Request {
+	return purchase.NewRequest(sale.Order{ID: id, SaleID: saleID, Quantity: 1}, time.Now().Add(10*time.Second))
+}
+
+// Whatever is queued, every request is run once, in order, in batches within the
+// bound, by no more flushers than allowed, and none mixes sales.
+func TestBatcher(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		batchMax := rapid.IntRange(1, 9).Draw(t, "batch")
+		flushers := rapid.IntRange(1, 4).Draw(t, "flushers")
+		queueMax := rapid.IntRange(1, 20).Draw(t, "queue")
+		sales := rapid.IntRange(1, 3).Draw(t, "sales")
+		n := rapid.IntRange(0, 60).Draw(t, "requests")
+
+		var mu sync.Mutex
+		var faults []string
+		fault := func(format string, a ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			faults = append(faults, fmt.Sprintf(format, a...))
+		}
+		running := map[string]int{}
+		last := map[string]sale.ID{}
+		ran := map[sale.ID]int{}
+		b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+			mu.Lock()
+			running[s.ID]++
+			now := running[s.ID]
+			mu.Unlock()
+			if now > flushers {
+				fault("%d flushers of %s", now, s.ID)
+			}
+			if len(q) == 0 || len(q) > batchMax {
+				fault("a batch of %d", len(q))
+			}
+			runtime.Gosched()
+			for _, r := range q {
+				mu.Lock()
+				id := r.Order.ID
+				ran[id]++
+				if r.Order.SaleID != s.ID {
+					faults = append(faults, "sales are mixed")
+				}
+				if flushers == 1 && id < last[s.ID] {
+					faults = append(faults, "out of order")
+				}
+				last[s.ID] = id
+				mu.Unlock()
+			}
+			accept(s, q)
+			mu.Lock()
+			running[s.ID]--
+			mu.Unlock()
+		}), batchMax, flushers, queueMax, sales)
+
+		var waiting sync.WaitGroup
+		queued := 0
+		for i := range n {
+			s := &sale.Sale{ID: fmt.Sprint("s", i%sales)}
+			r := newRequest(s.ID, sale.ID(i+1))
+			if !b.enqueue(s, r) {
+				r.Discard()
+				continue
+			}
+			queued++
+			waiting.Go(func() {
+				if a := r.Wait(); a.Code != "" || a.OrderID != sale.ID(i+1) {
+					fault("request %d was answered %+v", i+1, a)
+				}
+			})
+		}
+		waiting.Wait()
+		b.stop(context.Background())
+		r := newRequest("s0", 1)
+		if b.enqueue(&sale.Sale{ID: "s0"}, r) {
+			fault("queued after stop")
+		}
+		if d := b.depth.Load(); d != 0 {
+			fault("depth is %d at the end", d)
+		}
+		if len(ran) != queued {
+			fault("%d of %d ran", len(ran), queued)
+		}
+		for id, times := range ran {
+			if times != 1 {
+				fault("request %d ran %d times", id, times)
+			}
+		}
+		require.Empty(t, faults)
+	})
+}
+
+// While the flushers are away the queue takes what it is bounded to, and their next
+// batches are as large as allowed.
+func TestBatchesGrow(t *testing.T) {
+	began, goOn := make(chan int, 10), make(chan struct{})
+	b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+		began <- len(q)
+		<-goOn
+		accept(s, q)
+	}), 4, 1, 6, 1)
+	s := &sale.Sale{ID: "s"}
+	enqueue := func() bool { return b.enqueue(s, newRequest("s", 1)) }
+	require.True(t, enqueue())
+	require.Equal(t, 1, <-began, "nothing is waited for")
+	for range 6 {
+		require.True(t, enqueue())
+	}
+	require.False(t, enqueue(), "full")
+	require.Equal(t, int64(6), b.depth.Load())
+	goOn <- struct{}{}
+	require.Equal(t, 4, <-began)
+	require.Equal(t, int64(2), b.depth.Load())
+	for range 4 {
+		require.True(t, enqueue())
+	}
+	require.False(t, enqueue(), "full again")
+	close(goOn)
+	require.Equal(t, 4, <-began)
+	require.Equal(t, 2, <-began)
+	b.stop(context.Background())
+}
+
+// An idle sale's lane makes room for another's; a busy one's does not.
+func TestLanes(t *testing.T) {
+	began, goOn := make(chan struct{}), make(chan struct{})
+	b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+		began <- struct{}{}
+		<-goOn
+		accept(s, q)
+	}), 4, 1, 6, 1)
+	require.True(t, b.enqueue(&sale.Sale{ID: "a"}, newRequest("a", 1)))
+	<-began
+	r := newRequest("b", 2)
+	require.False(t, b.enqueue(&sale.Sale{ID: "b"}, r))
+	goOn <- struct{}{}
+	require.Eventually(t, func() bool { return b.enqueue(&sale.Sale{ID: "b"}, r) }, 10*time.Second, time.Millisecond)
+	<-began
+	require.Len(t, b.lanes, 1)
+	goOn <- struct{}{}
+	require.Equal(t, sale.ID(2), r.Wait().OrderID)
+	b.stop(context.Background())
+}
+
+// The protocol gets the newest terms that any of the requests came with.
+func TestBatchGetsNewestTerms(t *testing.T) {
+	terms, goOn := make(chan *sale.Sale, 2), make(chan struct{})
+	b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+		terms <- s
+		<-goOn
+		accept(s, q)
+	}), 4, 1, 6, 1)
+	old, paused := &sale.Sale{ID: "s"}, &sale.Sale{ID: "s", Status: sale.Paused}
+	require.True(t, b.enqueue(old, newRequest("s", 1)))
+	require.Same(t, old, <-terms)
+	require.True(t, b.enqueue(old, newRequest("s", 2)))
+	require.True(t, b.enqueue(paused, newRequest("s", 3)))
+	close(goOn)
+	require.Same(t, paused, <-terms)
+	b.stop(context.Background())
+}
+
+// A flusher that panics takes its own batch with it and no other.
+func TestRunnerPanics(t *testing.T) {
+	var runs, panics atomic.Int32
+	b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+		if runs.Add(1) == 1 {
+			q[0].Take()
+			panic("BUG: of a test")
+		}
+		accept(s, q)
+	}), 1, 1, 6, 1)
+	b.panicked = func(any, []byte) { panics.Add(1) }
+	s := &sale.Sale{ID: "s"}
+	lost := purchase.NewRequest(sale.Order{ID: 1}, time.Now().Add(20*time.Millisecond))
+	next := newRequest("s", 2)
+	require.True(t, b.enqueue(s, lost))
+	require.True(t, b.enqueue(s, next))
+	require.Equal(t, sale.ID(2), next.Wait().OrderID)
+	require.Equal(t, sale.CodeOutcomeUnknown, lost.Wait().Code)
+	require.Equal(t, int32(1), panics.Load())
+	b.stop(context.Background())
+}
+
+// stop waits for what is queued; past its deadline it tells what runs to end.
+func TestStop(t *testing.T) {
+	began := make(chan struct{}, 4)
+	var answered atomic.Int32
+	var b *batcher
+	b = newBatcher(runner(func(_ *sale.Sale, q []*purchase.Request) {
+		began <- struct{}{}
+		<-b.ctx.Done()
+		for _, r := range q {
+			if r.Take() {
+				r.Answer(purchase.Answer{Code: sale.CodeUnavailable})
+				answered.Add(1)
+			}
+		}
+	}), 1, 1, 6, 1)
+	s := &sale.Sale{ID: "s"}
+	for i := range 3 {
+		require.True(t, b.enqueue(s, newRequest("s", sale.ID(i+1))))
+	}
+	<-began
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	b.stop(ctx)
+	require.Equal(t, int32(3), answered.Load())
+}

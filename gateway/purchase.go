@@ -1,0 +1,87 @@
+package gateway
+
+import (
+	"strconv"
+
+	"flashgate/internal/limits"
+	"flashgate/internal/purchase"
+	"flashgate/internal/sale"
+)
+
+const headerReplayed = "Idempotent-Replayed"
+
+// purchase is POST /v1/sales/{id}/purchases. The edge decides nothing about the
+// sale itself: whoever has bought already must get his order back, even after the
+// last unit or the end, and only the script knows who that is.
+func (g *Gateway) purchase(c *call, id []byte) refusal {
+	if no := g.authenticate(c); no.code != "" {
+		return no
+	}
+	l, no := g.listing(id)
+	if no.code != "" {
+		return no
+	}
+	quantity, no := readQuantity(&c.ctx.Request, c.tooLarge)
+	if no.code != "" {
+		return no
+	}
+	key, no := readKey(&c.ctx.Request.Header)
+	if no.code != "" {
+		return no
+	}
+	if no := g.allowUser(c, limits.Purchase); no.code != "" {
+		return no
+	}
+
+	request := purchase.NewRequest(sale.Order{
+		ID:          g.o.IDs.Next(sale.ShardOf(c.user)),
+		SaleID:      l.sale.ID,
+		UserID:      c.user,
+		RequestKey:  string(key),
+		Quantity:    quantity,
+		AmountCents: int64(quantity) * l.sale.PriceCents,
+	}, c.began.Add(g.o.PurchaseTimeout))
+	if !g.batcher.enqueue(&l.sale, request) {
+		request.Discard()
+		return refuse(sale.CodeUnavailable)
+	}
+	a := request.Wait()
+	if a.Code != "" {
+		return refuse(a.Code)
+	}
+	g.accepted(c, l, &a)
+	return refusal{}
+}
+
+// accepted writes the 202.
+func (g *Gateway) accepted(c *call, l *listing, a *purchase.Answer) {
+	status := sale.Processing
+	if a.Replayed {
+		c.ctx.Response.Header.Set(headerReplayed, "true")
+		status = g.presentStatus(a)
+	}
+	c.buf = append(c.buf[:0], "/v1/orders/"...)
+	c.buf = strconv.AppendInt(c.buf, int64(a.OrderID), 10)
+	c.buf = append(c.buf, "?sale_id="...)
+	c.buf = append(c.buf, l.sale.ID...)
+	c.ctx.Response.Header.SetBytesV("Location", c.buf)
+	o := sale.Order{ID: a.OrderID, SaleID: l.sale.ID, Quantity: a.Quantity, AmountCents: a.AmountCents}
+	c.buf = appendOrderHead(c.buf[:0], &o, l.sale.Currency)
+	c.buf = append(c.buf, status...)
+	c.buf = append(c.buf, `"}`...)
+	c.answer(202)
+}
+
+// presentStatus is the status of a replayed order. The replay's yes doesn't hang on
+// the ledger: if that is away, the status is what Redis alone can tell.
+func (g *Gateway) presentStatus(a *purchase.Answer) sale.OrderStatus {
+	ctx, cancel := g.readContext(g.o.ReplayWait)
+	defer cancel()
+	if o, err := g.readOrder(ctx, a.OrderID); err == nil {
+		return o.Status
+	}
+	if a.Returned {
+		return sale.Cancelled
+	}
+	return sale.Processing
+}

@@ -1,0 +1,453 @@
+// Package gateway is the HTTP edge: it turns shoppers' requests into purchase
+// requests, queues them by sale, and answers with what the protocol decided.
+//
+// A request passes, in this order: its route, the limits by address, its token, the
+// sale, its body, the limits by user, and only then the sale's queue. Whatever is
+// refused before the queue has reserved nothing.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"flashgate/internal/ledger"
+	"flashgate/internal/limits"
+	"flashgate/internal/sale"
+	"flashgate/internal/stock"
+)
+
+// Verifier says whose a token is. Its errors are sale.Error UNAUTHENTICATED.
+type Verifier interface {
+	Verify(raw []byte) (user string, expires time.Time, err error)
+}
+
+// Limits say no early; see limits.Limiter.
+type Limits interface {
+	AllowAddress(c limits.Class, ip netip.Addr) (retryAfter time.Duration, limit string, ok bool)
+	AllowUser(c limits.Class, user string) (retryAfter time.Duration, limit string, ok bool)
+	Enter(c limits.Class) (pass limits.Pass, retryAfter time.Duration, limit string, ok bool)
+}
+
+// Ledger is what the edge reads of ledger.Ledger.
+type Ledger interface {
+	Sales(ctx context.Context) ([]sale.Sale, error)
+	Order(ctx context.Context, id sale.ID) (ledger.Order, error)
+	OrdersOf(ctx context.Context, user, saleID string, limit int) ([]ledger.Order, error)
+}
+
+// Stock is what the edge reads of stock.Store.
+type Stock interface {
+	Stocks(ctx context.Context, saleIDs []string, units []int64, ok []bool) error
+	Lookup(ctx context.Context, saleID, user string) ([]stock.Record, error)
+	Confirm(ctx context.Context, b *sale.Batch) (stock.State, error)
+}
+
+// Breaker stands before an engine that a shopper's read needs; see limits.Breaker.
+type Breaker interface {
+	Do(ctx context.Context, do func(context.Context) error) error
+}
+
+// Options are a gateway's parts and bounds. A bound that is 0 takes its default.
+type Options struct {
+	Listen   string       // host:port; unless Listener is set
+	Listener net.Listener // taken over by the gateway
+
+	Verifier      Verifier
+	Limits        Limits // nil = none
+	Ledger        Ledger
+	LedgerBreaker Breaker // nil = none
+	Stock         Stock
+	RedisBreaker  Breaker // nil = none
+	Runner        Runner
+	IDs           *sale.IDs
+	Log           *slog.Logger          // nil = slog.Default()
+	Registerer    prometheus.Registerer // nil = no metrics
+	Now           func() time.Time      // nil = time.Now; decides what phase a sale is shown in
+
+	Connections     int           // open at once; at least 8192, default 65536
+	HeaderBytes     int           // request line and header; default 8192
+	BodyBytes       int           // default 4096
+	ReadTimeout     time.Duration // of a whole request, from its first byte; default 5 s
+	WriteTimeout    time.Duration // of an answer; default 5 s
+	IdleTimeout     time.Duration // between two requests of a connection; default 60 s
+	PurchaseTimeout time.Duration // until a purchase is answered; default 3 s
+	ReadWait        time.Duration // for the ledger, and again for Redis, in one poll; default 1 s
+	ReplayWait      time.Duration // for the ledger's word on a replayed order; default 250 ms
+	DrainTimeout    time.Duration // for what is in hand when Run is told to stop; default 10 s
+	ReadsMax        int           // reads of ledger or Redis under way; default 256
+	BatchMax        int           // requests in a batch; default 128
+	Flushers        int           // batches under way, a sale; default 4
+	QueueMax        int           // requests waiting, a sale; default 16384
+	SalesMax        int           // sales selling at once; default 1024
+	SaleRefresh     time.Duration // of the sales' terms; at most 1 s, default 300 ms
+	StockRefresh    time.Duration // of the stock shown; at most 150 ms, default 100 ms
+}
+
+// leastConnections: fewer would refuse a crowd that the limits let in.
+const leastConnections = 8192
+
+// complete fills in defaults and says what is wrong.
+func (o *Options) complete() error {
+	if o.Verifier == nil || o.Ledger == nil || o.Stock == nil || o.Runner == nil || o.IDs == nil {
+		panic("BUG: gateway.New wants a verifier, a ledger, a stock, a runner and a source of ids")
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	for _, n := range []struct {
+		name     string
+		value    *int
+		standard int
+		least    int
+	}{
+		{"connections", &o.Connections, 65536, leastConnections},
+		{"header bytes", &o.HeaderBytes, 8192, 1024},
+		{"body bytes", &o.BodyBytes, 4096, 64},
+		{"reads", &o.ReadsMax, 256, 1},
+		{"batch size", &o.BatchMax, 128, 1},
+		{"flushers", &o.Flushers, 4, 1},
+		{"queue", &o.QueueMax, 16384, 1},
+		{"sales", &o.SalesMax, 1024, 1},
+	} {
+		if *n.value == 0 {
+			*n.value = n.standard
+		}
+		if *n.value < n.least {
+			return fmt.Errorf("gateway: %s: want at least %d, got %d", n.name, n.least, *n.value)
+		}
+	}
+	const longest = time.Hour
+	for _, d := range []struct {
+		name     string
+		value    *time.Duration
+		standard time.Duration
+		most     time.Duration
+	}{
+		{"read timeout", &o.ReadTimeout, 5 * time.Second, longest},
+		{"write timeout", &o.WriteTimeout, 5 * time.Second, longest},
+		{"idle timeout", &o.IdleTimeout, time.Minute, longest},
+		{"purchase timeout", &o.PurchaseTimeout, 3 * time.Second, longest},
+		{"read wait", &o.ReadWait, time.Second, longest},
+		{"replay wait", &o.ReplayWait, 250 * time.Millisecond, longest},
+		{"drain timeout", &o.DrainTimeout, 10 * time.Second, longest},
+		{"sale refresh", &o.SaleRefresh, 300 * time.Millisecond, time.Second},
+		{"stock refresh", &o.StockRefresh, 100 * time.Millisecond, 150 * time.Millisecond},
+	} {
+		if *d.value == 0 {
+			*d.value = d.standard
+		}
+		if *d.value < 0 || *d.value > d.most {
+			return fmt.Errorf("gateway: %s: want up to %s, got %s", d.name, d.most, *d.value)
+		}
+	}
+	return nil
+}
+
+// Gateway is one HTTP edge.
+type Gateway struct {
+	o        Options
+	server   *fasthttp.Server
+	listener *listener
+	catalog  *catalog
+	batcher  *batcher
+	reads    chan struct{} // a slot a read under way
+	draining atomic.Bool
+	metrics  metrics
+}
+
+// New checks o and binds the listener; Run serves it.
+func New(o Options) (*Gateway, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	ln := o.Listener
+	if ln == nil {
+		var err error
+		if ln, err = net.Listen("tcp", o.Listen); err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
+	}
+	g := &Gateway{o: o, reads: make(chan struct{}, o.ReadsMax)}
+	g.catalog = &catalog{
+		ledger: o.Ledger, stock: o.Stock, log: o.Log, now: o.Now,
+		saleEvery: o.SaleRefresh, stockEvery: o.StockRefresh,
+	}
+	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.QueueMax, o.SalesMax)
+	g.batcher.panicked = g.panicked
+	g.listener = newListener(ln, o.Connections, crowded(), func() { g.metrics.refused.Inc() })
+	g.newMetrics(o.Registerer)
+	g.server = &fasthttp.Server{
+		Name:                         "flashgate",
+		Handler:                      func(ctx *fasthttp.RequestCtx) { g.serve(ctx, false) },
+		ErrorHandler:                 g.unreadable,
+		ConnState:                    track,
+		Concurrency:                  o.Connections + 1, // the listener says no first, as a problem
+		ReadBufferSize:               o.HeaderBytes,
+		WriteBufferSize:              writeBufferBytes,
+		ReadTimeout:                  o.ReadTimeout,
+		WriteTimeout:                 o.WriteTimeout,
+		IdleTimeout:                  o.IdleTimeout,
+		MaxRequestBodySize:           o.BodyBytes,
+		DisablePreParseMultipartForm: true,
+		NoDefaultContentType:         true,
+		SecureErrorLogMessage:        true, // requests hold tokens
+		Logger:                       serverLog{o.Log},
+	}
+	return g, nil
+}
+
+// writeBufferBytes holds a purchase's answer with its headers; lists are flushed in
+// pieces. Every open connection has one.
+const writeBufferBytes = 2048
+
+// serverLog is where fasthttp reports what concerns no request.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Printf(format string, args ...any) {
+	l.log.Warn("http server: " + fmt.Sprintf(format, args...))
+}
+
+// crowded is the whole response to a connection over the limit.
+func crowded() []byte {
+	p := problemOf(sale.CodeUnavailable)
+	return fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nServer: flashgate\r\nConnection: close\r\n"+
+		"Content-Type: %s\r\nRetry-After: %d\r\nContent-Length: %d\r\n\r\n%s",
+		problemType, retryAfterSeconds, len(p.plain), p.plain)
+}
+
+// Addr is the address that shoppers reach.
+func (g *Gateway) Addr() net.Addr { return g.listener.Addr() }
+
+// Ready says what keeps the gateway from selling, or nil.
+func (g *Gateway) Ready() error {
+	if g.draining.Load() {
+		return errors.New("gateway: draining")
+	}
+	if g.catalog.view.Load() == nil {
+		return errors.New("gateway: the ledger has not told the sales yet")
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then drains: no new connections, 503 to new requests,
+// an answer to everything in hand. It returns within the drain timeout, with an
+// error if something in hand was cut off. It may be called once.
+func (g *Gateway) Run(ctx context.Context) error {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var refreshing sync.WaitGroup
+	refreshing.Go(func() { g.catalog.run(background) })
+	defer refreshing.Wait()
+	defer stop()
+
+	served := make(chan error, 1)
+	go func() { served <- g.server.Serve(g.listener) }()
+	select {
+	case err := <-served:
+		g.drain()
+		return fmt.Errorf("gateway: the listener failed: %w", errors.Join(err, net.ErrClosed))
+	case <-ctx.Done():
+	}
+	g.draining.Store(true)
+	_ = g.listener.Listener.Close()
+	<-served
+	return g.drain()
+}
+
+const (
+	// drainPollMillis is how often drain looks whether anything is in hand.
+	drainPollMillis = 5
+	// drainQuietMillis is how long nothing must be in hand before connections are
+	// closed: a kept-alive shopper whose next request is on its way gets a 503,
+	// which is definite, rather than a reset, which is not.
+	drainQuietMillis = 200
+)
+
+func (g *Gateway) drain() error {
+	g.draining.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), g.o.DrainTimeout)
+	defer cancel()
+	tick := time.NewTicker(drainPollMillis * time.Millisecond)
+	defer tick.Stop()
+	quiet := time.Now()
+	for ctx.Err() == nil && g.listener.open() > 0 && time.Since(quiet) < drainQuietMillis*time.Millisecond {
+		if g.listener.active.Load() > 0 {
+			quiet = time.Now()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	cut := g.listener.active.Load()
+	g.batcher.stop(ctx)
+	g.listener.shutdown()
+	if cut > 0 {
+		return fmt.Errorf("gateway: %d requests were still in hand after %s", cut, g.o.DrainTimeout)
+	}
+	<-g.listener.gone
+	return nil
+}
+
+// call is one request on its way through the gateway.
+type call struct {
+	ctx      *fasthttp.RequestCtx
+	began    time.Time
+	user     string // once authenticated
+	tooLarge bool   // the body was not read
+	buf      []byte // scratch for the response
+}
+
+var calls = sync.Pool{New: func() any { return &call{buf: make([]byte, 0, 512)} }}
+
+// bufKeepBytes: a buffer that a long list has grown is not kept.
+const bufKeepBytes = 16 << 10
+
+func (c *call) release() {
+	if cap(c.buf) > bufKeepBytes {
+		c.buf = make([]byte, 0, 512)
+	}
+	*c = call{buf: c.buf[:0]}
+	calls.Put(c)
+}
+
+// serve answers one request. tooLarge: all but its body was read.
+func (g *Gateway) serve(ctx *fasthttp.RequestCtx, tooLarge bool) {
+	c := calls.Get().(*call)
+	c.ctx, c.began, c.tooLarge = ctx, time.Now(), tooLarge
+	g.metrics.inFlight.Add(1)
+	r, id := parseRoute(ctx.Path())
+	var p *problem
+	defer func() {
+		if v := recover(); v != nil {
+			g.panicked(v, debug.Stack())
+			ctx.Response.Reset()
+			p = c.problem(refuse(sale.CodeInternal))
+		}
+		g.metrics.inFlight.Add(-1)
+		g.metrics.observe(r, p, time.Since(c.began))
+		c.release()
+	}()
+	if no := g.dispatch(c, r, id); no.code != "" {
+		p = c.problem(no)
+	}
+}
+
+func (g *Gateway) panicked(v any, stack []byte) {
+	g.metrics.panics.Inc()
+	g.o.Log.Error("panic", "value", v, "stack", string(stack))
+}
+
+func (g *Gateway) dispatch(c *call, r route, id []byte) refusal {
+	if g.draining.Load() {
+		c.ctx.SetConnectionClose()
+		return refuse(sale.CodeUnavailable)
+	}
+	if r == routeUnknown {
+		return refuse(sale.CodeNotFound)
+	}
+	if !r.allows(c.ctx.Method()) {
+		c.ctx.Response.Header.Set(fasthttp.HeaderAllow, allowed[r])
+		return refuse(sale.CodeMethod)
+	}
+	if g.o.Limits == nil {
+		return g.handle(c, r, id)
+	}
+	class := limits.Read
+	if r == routePurchases {
+		class = limits.Purchase
+	}
+	var addr netip.Addr
+	if peer, ok := c.ctx.Conn().(*conn); ok {
+		addr = peer.addr
+	}
+	if after, limit, ok := g.o.Limits.AllowAddress(class, addr); !ok {
+		return limited(after, limit)
+	}
+	pass, after, limit, ok := g.o.Limits.Enter(class)
+	if !ok {
+		return limited(after, limit)
+	}
+	defer pass.Exit()
+	return g.handle(c, r, id)
+}
+
+func (g *Gateway) handle(c *call, r route, id []byte) refusal {
+	switch r {
+	case routeSales:
+		return g.sales(c)
+	case routeSale:
+		return g.sale(c, id)
+	case routePurchases:
+		return g.purchase(c, id)
+	case routeOrders:
+		return g.orders(c)
+	case routeOrder:
+		return g.order(c, id)
+	}
+	panic("BUG: route without a handler: " + strconv.Itoa(int(r)))
+}
+
+func (g *Gateway) allowUser(c *call, class limits.Class) refusal {
+	if g.o.Limits == nil {
+		return refusal{}
+	}
+	if after, limit, ok := g.o.Limits.AllowUser(class, c.user); !ok {
+		return limited(after, limit)
+	}
+	return refusal{}
+}
+
+func limited(after time.Duration, limit string) refusal {
+	return refusal{code: sale.CodeRateLimited, detail: limit, retryAfter: max(after, time.Millisecond)}
+}
+
+// unreadable answers what fasthttp could not read to its end; it then closes the
+// connection.
+func (g *Gateway) unreadable(ctx *fasthttp.RequestCtx, err error) {
+	if peer, ok := ctx.Conn().(*conn); ok {
+		peer.linger = true
+	}
+	_ = ctx.Conn().SetWriteDeadline(time.Now().Add(g.o.WriteTimeout))
+	if errors.Is(err, fasthttp.ErrBodyTooLarge) && ctx.Request.Header.ContentLength() > g.o.BodyBytes {
+		// The body is the fifth thing to be refused: four come first.
+		g.serve(ctx, true)
+		return
+	}
+	c := calls.Get().(*call)
+	c.ctx, c.began = ctx, time.Now()
+	p := c.problem(refuse(unreadableCode(err)))
+	g.metrics.observe(routeUnknown, p, 0)
+	c.release()
+}
+
+func unreadableCode(err error) sale.Code {
+	var small *fasthttp.ErrSmallBuffer
+	var network net.Error
+	switch {
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		// A chunked body: nothing tells its length before it has grown too long, and
+		// by then fasthttp has dropped the header.
+		return sale.CodeTooLarge
+	case errors.As(err, &small):
+		return codeHeaderTooLarge
+	case errors.As(err, &network) && network.Timeout():
+		return codeRequestTimeout
+	default:
+		return sale.CodeInvalid
+	}
+}

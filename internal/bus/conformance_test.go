@@ -1,0 +1,522 @@
+package bus
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"flashgate/internal/enginetest"
+	"flashgate/internal/sale"
+)
+
+// One suite for both buses. What a case waits for is bounded by patience: a
+// RocketMQ consumer may need 20 s to be given its queues, and a check-back of a broker
+// set up like production comes after 6 s, and again every 5 s.
+const patience = 90 * time.Second
+
+// testBus is a bus, and the way to send a body that Encode would refuse.
+type testBus interface {
+	Bus
+	sendBody(ctx context.Context, body []byte, local func() Decision) error
+}
+
+type embeddedBus struct{ *Embedded }
+
+func (b embeddedBus) sendBody(ctx context.Context, body []byte, local func() Decision) error {
+	return b.send(ctx, "", body, local)
+}
+
+type rocketBus struct{ *RocketMQ }
+
+func (b rocketBus) sendBody(ctx context.Context, body []byte, local func() Decision) error {
+	return b.send(ctx, "poison", body, local)
+}
+
+// engine makes a place for messages; open may be called on it again after a Close.
+type engine struct {
+	name  string
+	place func(testing.TB) (open func(testing.TB, Options) testBus)
+}
+
+var engines = []engine{
+	{"embedded", embeddedPlace},
+	{"rocketmq", rocketPlace},
+}
+
+func embeddedPlace(t testing.TB) func(testing.TB, Options) testBus {
+	file := filepath.Join(t.TempDir(), "bus.db")
+	return func(t testing.TB, o Options) testBus {
+		o.File = file
+		setDefault(&o.CheckAfter, 50*time.Millisecond)
+		setDefault(&o.CheckInterval, 20*time.Millisecond)
+		b, err := OpenEmbedded(o)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, b.Close()) })
+		return embeddedBus{b}
+	}
+}
+
+func rocketPlace(t testing.TB) func(testing.TB, Options) testBus {
+	server := enginetest.RocketMQ(t)
+	name := "bus-test-" + randomName()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	changed, err := EnsureTopics(ctx, []string{server}, name, 2)
+	require.NoError(t, err)
+	require.True(t, changed)
+	return func(t testing.TB, o Options) testBus {
+		o.NameServers, o.Topic = []string{server}, name
+		o.ProducerGroup, o.ConsumerGroup = name+"-gateway", name+"-worker"
+		setDefault(&o.Producers, 2)
+		b, err := OpenRocketMQ(o)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, b.Close()) })
+		return rocketBus{b}
+	}
+}
+
+func randomName() string {
+	b := make([]byte, 6)
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+var testIDs = sale.NewIDs(1, time.Now)
+
+// newBatch is a batch of n orders.
+func newBatch(n int) *sale.Batch {
+	b := &sale.Batch{ID: testIDs.Next(0), SaleID: "spring", Epoch: 3}
+	for i := range n {
+		b.Orders = append(b.Orders, sale.Order{
+			ID: testIDs.Next(i), SaleID: b.SaleID, UserID: "8f14e45f-ceea-467f-a9d6-" + randomName(),
+			RequestKey: "3c59dc04-8e88-5024-9be8-" + randomName(), Quantity: 1 + i%3, AmountCents: 1999,
+		})
+	}
+	return b
+}
+
+// inbox is a handler that remembers what it was given.
+type inbox struct {
+	mu      sync.Mutex
+	batches map[sale.ID]*sale.Batch
+	times   map[sale.ID]int
+	poison  []Delivery
+}
+
+func newInbox() *inbox { return &inbox{batches: map[sale.ID]*sale.Batch{}, times: map[sale.ID]int{}} }
+
+func (in *inbox) handle(_ context.Context, deliveries []Delivery) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, d := range deliveries {
+		if d.Err != nil {
+			in.poison = append(in.poison, d)
+			continue
+		}
+		in.batches[d.Batch.ID] = d.Batch
+		in.times[d.Batch.ID]++
+	}
+	return nil
+}
+
+func (in *inbox) get(id sale.ID) *sale.Batch {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.batches[id]
+}
+
+func (in *inbox) len() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.batches)
+}
+
+func (in *inbox) poisoned() []Delivery {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return append([]Delivery(nil), in.poison...)
+}
+
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, patience, 5*time.Millisecond, what)
+}
+
+// send sends until the bus is connected. local is called once at most.
+func send(t testing.TB, b Bus, batch *sale.Batch, d Decision) {
+	t.Helper()
+	require.NoError(t, trySend(t.Context(), func(ctx context.Context) error {
+		return b.Send(ctx, batch, func() Decision { return d })
+	}))
+}
+
+func trySend(ctx context.Context, send func(context.Context) error) error {
+	for deadline := time.Now().Add(patience); ; {
+		one, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := send(one)
+		cancel()
+		if !errors.Is(err, errNotConnected) || time.Now().After(deadline) {
+			return err
+		}
+		sleep(ctx, 10*time.Millisecond)
+	}
+}
+
+// consume runs Consume; stop ends it and waits.
+func consume(t testing.TB, b Bus, handle Handler, check Checker) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Consume(ctx, handle, check) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			require.NoError(t, err)
+		case <-time.After(patience):
+			require.Fail(t, "Consume did not return")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// answering is a check-back that always gives d.
+func answering(d Decision) Checker {
+	return func(context.Context, *sale.Batch) Decision { return d }
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func TestConformance(t *testing.T) {
+	cases := []struct {
+		name string
+		run  func(*testing.T, func(testing.TB, Options) testBus)
+	}{
+		{"a committed batch is delivered as it was sent", caseCommit},
+		{"a rolled back batch is not delivered", caseRollback},
+		{"an unknown batch is checked back until committed", caseUnknownCommit},
+		{"an unknown batch is checked back until rolled back", caseUnknownRollback},
+		{"a panic in the local transaction is checked back", caseLocalPanics},
+		{"a panic in the check is asked again", caseCheckPanics},
+		{"local does not run when the half message fails", caseHalfFails},
+		{"a handler's error brings the batch again", caseHandlerFails},
+		{"a handler's panic brings the batch again", caseHandlerPanics},
+		{"what no handler took is delivered after a restart", caseNotTaken},
+		{"a poison body is delivered as such", casePoison},
+		{"a consumer gets what was sent before it", caseConsumeLater},
+		{"many concurrent sends are all delivered", caseConcurrent},
+		{"Consume waits for its handlers", caseConsumeWaits},
+		{"a restart loses nothing", caseRestart},
+		{"without a check nothing is sent", caseSendsNothing},
+		{"Ping is true while open", casePing},
+	}
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			for _, c := range cases {
+				t.Run(c.name, func(t *testing.T) {
+					t.Parallel()
+					c.run(t, e.place(t))
+				})
+			}
+		})
+	}
+}
+
+func caseCommit(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Commit), Logger: quiet()})
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
+	sent := newBatch(3)
+	sent.Orders[0].UserID = "日本\"\\\x01\u2028<é>"
+	sent.Orders[1].RequestKey = ""
+	send(t, b, sent, Commit)
+	eventually(t, "delivered", func() bool { return in.get(sent.ID) != nil })
+	require.Equal(t, sent, in.get(sent.ID))
+}
+
+func caseRollback(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Rollback), Logger: quiet()})
+	in := newInbox()
+	rolledBack, after := newBatch(1), newBatch(1)
+	send(t, b, rolledBack, Rollback)
+	send(t, b, after, Commit)
+	consume(t, b, in.handle, answering(Unknown))
+	eventually(t, "delivered", func() bool { return in.get(after.ID) != nil })
+	require.Nil(t, in.get(rolledBack.ID))
+}
+
+// untilAsked answers Unknown twice, then d.
+func untilAsked(d Decision, asked *atomic.Int32) Checker {
+	return func(context.Context, *sale.Batch) Decision {
+		if asked.Add(1) <= 2 {
+			return Unknown
+		}
+		return d
+	}
+}
+
+func caseUnknownCommit(t *testing.T, open func(testing.TB, Options) testBus) {
+	var asked atomic.Int32
+	var got atomic.Pointer[sale.Batch]
+	check := untilAsked(Commit, &asked)
+	b := open(t, Options{Logger: quiet(), Check: func(ctx context.Context, b *sale.Batch) Decision {
+		got.Store(b)
+		return check(ctx, b)
+	}})
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
+	sent := newBatch(2)
+	send(t, b, sent, Unknown)
+	eventually(t, "delivered", func() bool { return in.get(sent.ID) != nil })
+	require.GreaterOrEqual(t, asked.Load(), int32(3))
+	require.Equal(t, sent, got.Load(), "the check is given the batch")
+	require.Equal(t, sent, in.get(sent.ID))
+}
+
+func caseUnknownRollback(t *testing.T, open func(testing.TB, Options) testBus) {
+	var asked atomic.Int32
+	b := open(t, Options{Logger: quiet(), Check: untilAsked(Rollback, &asked)})
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
+	sent, after := newBatch(1), newBatch(1)
+	send(t, b, sent, Unknown)
+	eventually(t, "checked back", func() bool { return asked.Load() >= 3 })
+	send(t, b, after, Commit)
+	eventually(t, "delivered", func() bool { return in.get(after.ID) != nil })
+	require.Nil(t, in.get(sent.ID))
+}
+
+func caseLocalPanics(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Logger: quiet(), Check: answering(Commit)})
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
+	sent := newBatch(1)
+	require.NoError(t, trySend(t.Context(), func(ctx context.Context) error {
+		return b.Send(ctx, sent, func() Decision { panic("local") })
+	}))
+	eventually(t, "delivered", func() bool { return in.get(sent.ID) != nil })
+}
+
+func caseCheckPanics(t *testing.T, open func(testing.TB, Options) testBus) {
+	var asked atomic.Int32
+	b := open(t, Options{Logger: quiet(), Check: func(context.Context, *sale.Batch) Decision {
+		if asked.Add(1) == 1 {
+			panic("check")
+		}
+		return Commit
+	}})
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
+	sent := newBatch(1)
+	send(t, b, sent, Unknown)
+	eventually(t, "delivered", func() bool { return in.get(sent.ID) != nil })
+}
+
+func caseHalfFails(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Commit), Logger: quiet()})
+	send(t, b, newBatch(1), Rollback) // connected
+	local := func() Decision { t.Error("local was called"); return Commit }
+
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, b.Send(ended, newBatch(1), local), "ended context")
+
+	require.ErrorContains(t, b.Send(t.Context(), &sale.Batch{ID: 1, SaleID: "spring"}, local), "no orders")
+
+	require.NoError(t, b.Close())
+	require.ErrorIs(t, b.Send(t.Context(), newBatch(1), local), errClosed)
+	require.NoError(t, b.Close(), "idempotent")
+	require.Error(t, b.Ping(t.Context()))
+}
+
+func caseHandlerFails(t *testing.T, open func(testing.TB, Options) testBus) {
+	handlerFails(t, open, func() error { return errors.New("ledger away") })
+}
+
+func caseHandlerPanics(t *testing.T, open func(testing.TB, Options) testBus) {
+	handlerFails(t, open, func() error { panic("handler") })
+}
+
+func handlerFails(t *testing.T, open func(testing.TB, Options) testBus, fail func() error) {
+	b := open(t, Options{Check: answering(Commit), Logger: quiet()})
+	in := newInbox()
+	var calls atomic.Int32
+	consume(t, b, func(ctx context.Context, d []Delivery) error {
+		if calls.Add(1) <= 2 {
+			return fail()
+		}
+		return in.handle(ctx, d)
+	}, answering(Unknown))
+	sent := newBatch(1)
+	send(t, b, sent, Commit)
+	eventually(t, "delivered again", func() bool { return in.get(sent.ID) != nil })
+	require.Equal(t, sent, in.get(sent.ID))
+}
+
+func caseNotTaken(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Commit), Logger: quiet()})
+	sent := newBatch(1)
+	send(t, b, sent, Commit)
+	tried := make(chan struct{}, 1_000)
+	stop := consume(t, b, func(context.Context, []Delivery) error {
+		tried <- struct{}{}
+		return errors.New("ledger away")
+	}, answering(Unknown))
+	<-tried
+	stop()
+	require.NoError(t, b.Close())
+
+	again := open(t, Options{Check: answering(Commit), Logger: quiet()})
+	in := newInbox()
+	consume(t, again, in.handle, answering(Unknown))
+	eventually(t, "delivered after the restart", func() bool { return in.get(sent.ID) != nil })
+}
+
+func casePoison(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Commit), Logger: quiet()})
+	bodies := []string{`{"v":1,`, `{"v":2,"batch":"of a later version"}`}
+	for _, body := range bodies {
+		require.NoError(t, trySend(t.Context(), func(ctx context.Context) error {
+			return b.sendBody(ctx, []byte(body), func() Decision { return Commit })
+		}))
+	}
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
+	after := newBatch(1)
+	send(t, b, after, Commit)
+	eventually(t, "all delivered", func() bool { return in.get(after.ID) != nil && len(in.poisoned()) == len(bodies) })
+	var got []string
+	for _, d := range in.poisoned() {
+		require.Nil(t, d.Batch)
+		require.Error(t, d.Err)
+		require.NotEmpty(t, d.MessageID)
+		got = append(got, string(d.Body))
+	}
+	require.ElementsMatch(t, bodies, got)
+}
+
+func caseConsumeLater(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Commit), Logger: quiet()})
+	var sent []*sale.Batch
+	for range 20 {
+		batch := newBatch(1)
+		send(t, b, batch, Commit)
+		sent = append(sent, batch)
+	}
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
+	for _, batch := range sent {
+		eventually(t, "delivered", func() bool { return in.get(batch.ID) != nil })
+	}
+}
+
+func caseConcurrent(t *testing.T, open func(testing.TB, Options) testBus) {
+	const senders, each = 16, 25
+	b := open(t, Options{Check: answering(Commit), Logger: quiet(), BatchMessages: 32})
+	in := newInbox()
+	var most atomic.Int64
+	consume(t, b, func(ctx context.Context, d []Delivery) error {
+		for seen := most.Load(); int64(len(d)) > seen && !most.CompareAndSwap(seen, int64(len(d))); {
+			seen = most.Load()
+		}
+		return in.handle(ctx, d)
+	}, answering(Unknown))
+	sent := make([][]*sale.Batch, senders)
+	var wait sync.WaitGroup
+	for i := range senders {
+		wait.Go(func() {
+			for range each {
+				batch := newBatch(5)
+				if err := trySend(t.Context(), func(ctx context.Context) error {
+					return b.Send(ctx, batch, func() Decision { return Commit })
+				}); err != nil {
+					t.Error(err)
+					return
+				}
+				sent[i] = append(sent[i], batch)
+			}
+		})
+	}
+	wait.Wait()
+	eventually(t, "all delivered", func() bool { return in.len() == senders*each })
+	for _, batches := range sent {
+		for _, batch := range batches {
+			require.Equal(t, batch, in.get(batch.ID))
+		}
+	}
+	require.LessOrEqual(t, most.Load(), int64(32), "batches are bounded")
+}
+
+func caseConsumeWaits(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Commit), Logger: quiet()})
+	send(t, b, newBatch(1), Commit)
+	begun, release := make(chan context.Context, 1), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- b.Consume(ctx, func(ctx context.Context, _ []Delivery) error {
+			begun <- ctx
+			<-release
+			return nil
+		}, answering(Unknown))
+	}()
+	inHandler := <-begun
+	cancel()
+	// Nothing but the handler holds Consume up; give it the time to get that wrong.
+	select {
+	case <-ended:
+		require.Fail(t, "Consume returned while a handler was under way")
+	case <-time.After(200 * time.Millisecond):
+	}
+	require.NoError(t, inHandler.Err(), "a handler under way may finish")
+	close(release)
+	require.NoError(t, <-ended)
+	require.Error(t, inHandler.Err())
+}
+
+func caseRestart(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Unknown), Logger: quiet()})
+	committed, undecided, rolledBack := newBatch(2), newBatch(2), newBatch(2)
+	send(t, b, committed, Commit)
+	send(t, b, undecided, Unknown)
+	send(t, b, rolledBack, Rollback)
+	require.NoError(t, b.Close())
+
+	var asked sync.Map
+	again := open(t, Options{Logger: quiet(), Check: func(_ context.Context, b *sale.Batch) Decision {
+		asked.Store(b.ID, b)
+		if b.ID == rolledBack.ID { // its end may have been lost
+			return Rollback
+		}
+		return Commit
+	}})
+	in := newInbox()
+	consume(t, again, in.handle, answering(Unknown))
+	eventually(t, "delivered", func() bool { return in.get(committed.ID) != nil && in.get(undecided.ID) != nil })
+	got, ok := asked.Load(undecided.ID)
+	require.True(t, ok, "checked back")
+	require.Equal(t, undecided, got)
+	require.Nil(t, in.get(rolledBack.ID))
+}
+
+func caseSendsNothing(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Logger: quiet()})
+	err := b.Send(t.Context(), newBatch(1), func() Decision { t.Error("local was called"); return Commit })
+	require.ErrorIs(t, err, errSendsNothing)
+}
+
+func casePing(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Logger: quiet()})
+	require.NoError(t, b.Ping(t.Context()))
+	require.NoError(t, b.Close())
+	require.Error(t, b.Ping(t.Context()))
+}

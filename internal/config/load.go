@@ -1,0 +1,206 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/robfig/cron/v3"
+	"go.yaml.in/yaml/v3"
+
+	"flashgate/internal/limits"
+	"flashgate/internal/sale"
+	"flashgate/internal/strictyaml"
+)
+
+// Load reads and checks the config file at path and the limits file it names. Secrets
+// are looked up when they are asked for, so a command that needs none starts without.
+// Its error is strictyaml.Problems: file, line and key of everything that is wrong.
+func Load(path string) (*Config, error) {
+	c := &Config{File: path}
+	doc := strictyaml.Read(path, c)
+	c.bindSecrets()
+	if err := doc.Err(); err != nil {
+		return nil, err // what the rest would say follows from this
+	}
+	c.check(doc)
+	rules, err := limits.Load(c.LimitsFile())
+	var problems strictyaml.Problems
+	switch {
+	case errors.As(err, &problems) && errors.Is(statError(c.LimitsFile()), os.ErrNotExist):
+		doc.Fail("limits", "%s is not there, nor from the folder above %s", c.Limits, path)
+	case err != nil && doc.Err() != nil:
+		return nil, slices.Concat(doc.Err().(strictyaml.Problems), problems)
+	case err != nil:
+		return nil, err
+	}
+	c.Rules = rules
+	if err := doc.Err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func statError(path string) error {
+	_, err := os.Stat(path)
+	return err
+}
+
+// LimitsFile is where the limits file is, for limits.Limiter.Watch.
+func (c *Config) LimitsFile() string { return c.resolve(c.Limits) }
+
+// check finds what no single field can tell: contradictions, and values of a form.
+func (c *Config) check(doc *strictyaml.Doc) {
+	c.checkEngines(doc)
+	addresses(doc, "listen", c.Listen)
+	addresses(doc, "operators_listen", c.OperatorsListen)
+	if c.Listen == c.OperatorsListen && !strings.HasSuffix(c.Listen, ":0") {
+		doc.Fail("operators_listen", "is the same as listen: want another port, out of shoppers' reach")
+	}
+	if c.OperatorsToken.IsZero() {
+		doc.Fail("operators_token", "missing: want {env: %s} or {file: PATH}", EnvAdminToken)
+	}
+	switch secret, keys := !c.JWT.Secret.IsZero(), len(c.JWT.PublicKeys) > 0; {
+	case secret && keys:
+		doc.Fail("jwt.public_keys", "beside a secret: want one or the other")
+	case !secret && !keys:
+		doc.Fail("jwt", "neither secret nor public_keys: want secret: {env: %s} or public_keys: [FILE.pem]", EnvJWTSecret)
+	}
+	for _, path := range c.JWT.PublicKeys {
+		if _, err := readPublicKey(c.resolve(path)); err != nil {
+			doc.Fail("jwt.public_keys", "%s: %v", path, err)
+		}
+	}
+	if _, err := cron.ParseStandard(c.Reconciler.Schedule); err != nil {
+		doc.Fail("reconciler.schedule", "%q: want five fields (minute hour day month weekday), such as \"0 * * * *\": %v", c.Reconciler.Schedule, err)
+	}
+	less := func(a string, av time.Duration, b string, bv time.Duration, why string) {
+		if av >= bv {
+			key := a
+			if !doc.Written(a) {
+				key = b
+			}
+			doc.Fail(key, "%s (%s) must be less than %s (%s): %s", a, av, b, bv, why)
+		}
+	}
+	less("gateway.request_timeout", c.Gateway.RequestTimeout, "batch.hold", c.Batch.Hold,
+		"a reservation must outlive the request it was made for")
+	less("rocketmq.half_send_timeout", c.RocketMQ.HalfSendTimeout, "gateway.request_timeout", c.Gateway.RequestTimeout,
+		"time must be left to confirm")
+	less("worker.backoff_min", c.Worker.BackoffMin, "worker.backoff_max", c.Worker.BackoffMax, "it grows from one to the other")
+	less("reconciler.interval", 2*c.Reconciler.Interval, "reconciler.lease_ttl", c.Reconciler.LeaseTTL,
+		"twice the interval, or a leader loses its lease between two sweeps")
+	if c.Demo.Sale != "" {
+		now := time.Now()
+		s := c.DemoSale(now)
+		var wrong *sale.Error
+		if err := s.Validate(); errors.As(err, &wrong) {
+			doc.Fail("demo", "%s", wrong.Detail)
+		}
+	}
+}
+
+// checkEngines holds the engines against what is said of them.
+func (c *Config) checkEngines(doc *strictyaml.Doc) {
+	if c.Engines == Embedded {
+		for _, key := range []string{"redis.addresses", "redis.username", "redis.password", "redis.tls", "rocketmq.name_servers", "mysql.dsn"} {
+			if doc.Written(key) {
+				doc.Fail(key, "contradicts engines: embedded, which has engines of its own: leave it out, or say engines: real")
+			}
+		}
+		if c.Redis.WaitReplicas > 0 {
+			doc.Fail("redis.wait_replicas", "%d: embedded engines have no replicas: want auto or 0", c.Redis.WaitReplicas)
+		}
+		if strings.TrimSpace(c.DataDir) == "" {
+			doc.Fail("data_dir", "is empty: want a folder, such as data")
+		}
+		return
+	}
+	for _, key := range []string{"demo.sale", "data_dir"} {
+		if doc.Written(key) {
+			doc.Fail(key, "contradicts engines: real: it is for embedded engines alone")
+		}
+	}
+	if len(c.Redis.Addresses) == 0 {
+		doc.Fail("redis.addresses", "missing: real engines want a list, such as [\"127.0.0.1:7001\"]")
+	}
+	addresses(doc, "redis.addresses", c.Redis.Addresses...)
+	if !c.Redis.Cluster && len(c.Redis.Addresses) > 1 {
+		doc.Fail("redis.addresses", "%d of them contradict cluster: false: want one", len(c.Redis.Addresses))
+	}
+	if c.Redis.TLSCAFile != "" && !c.Redis.TLS {
+		doc.Fail("redis.tls_ca_file", "contradicts tls: false")
+	}
+	if len(c.RocketMQ.NameServers) == 0 {
+		doc.Fail("rocketmq.name_servers", "missing: real engines want a list, such as [\"127.0.0.1:9876\"]")
+	}
+	addresses(doc, "rocketmq.name_servers", c.RocketMQ.NameServers...)
+	if c.MySQL.DSN.IsZero() {
+		doc.Fail("mysql.dsn", "missing: want {env: %s} or {file: PATH}", EnvMySQLDSN)
+	}
+}
+
+// addresses checks host:port each, without looking anything up.
+func addresses(doc *strictyaml.Doc, key string, list ...string) {
+	for i, address := range list {
+		_, port, err := net.SplitHostPort(address)
+		if n, convErr := strconv.Atoi(port); err != nil || convErr != nil || n < 0 || n > 65535 {
+			doc.Fail(key, "%q: want host:port, such as 127.0.0.1:8080", address)
+		}
+		if slices.Contains(list[:i], address) {
+			doc.Fail(key, "%q is there twice", address)
+		}
+	}
+}
+
+// Replicas is a number of replicas, or auto.
+type Replicas int
+
+// autoReplicas stands for what fits the engines.
+const autoReplicas Replicas = -1
+
+// UnmarshalYAML reads auto or 0 to 10.
+func (r *Replicas) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode && n.Value == "auto" {
+		*r = autoReplicas
+		return nil
+	}
+	const most = 10
+	i, err := strconv.Atoi(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil || i < 0 || i > most {
+		return fmt.Errorf("%q: want auto, or a number of replicas from 0 to %d", n.Value, most)
+	}
+	*r = Replicas(i)
+	return nil
+}
+
+// WaitReplicas is redis.wait_replicas with auto worked out: 0 embedded, 1 on a cluster,
+// which has a replica a master, and 0 on a single node.
+func (c *Config) WaitReplicas() int {
+	switch {
+	case c.Redis.WaitReplicas != autoReplicas:
+		return int(c.Redis.WaitReplicas)
+	case c.Engines == Real && c.Redis.Cluster:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// DemoSale is the sale that demo describes, as it would start now.
+func (c *Config) DemoSale(now time.Time) sale.Sale {
+	d := &c.Demo
+	now = now.UTC().Truncate(time.Second)
+	return sale.Sale{
+		ID: d.Sale, Title: d.Title, Total: d.Total, PriceCents: d.PriceCents, Currency: d.Currency,
+		PerUserLimit: d.PerUserLimit, StartsAt: now, EndsAt: now.Add(d.Lasts), Status: sale.Draft,
+	}
+}
+
+// RedisCAFile is where the certificates of redis.tls_ca_file are.
+func (c *Config) RedisCAFile() string { return c.resolve(c.Redis.TLSCAFile) }

@@ -1,0 +1,350 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"flashgate/internal/sale"
+)
+
+// apply must succeed.
+func (r *rig) apply(t require.TestingT, batches ...sale.Batch) Applied {
+	applied, err := r.Apply(context.Background(), batches)
+	require.NoError(t, err)
+	return applied
+}
+
+func (r *rig) status(t require.TestingT, o sale.Order) (sale.OrderStatus, string) {
+	got, err := r.Order(context.Background(), o.ID)
+	require.NoError(t, err)
+	return got.Status, got.Reason
+}
+
+func (r *rig) requireStatus(t require.TestingT, o sale.Order, status sale.OrderStatus, reason string) {
+	s, why := r.status(t, o)
+	require.Equal(t, status, s)
+	require.Equal(t, reason, why)
+}
+
+func (r *rig) requireUnits(t require.TestingT, saleID string, available, locked int64) {
+	got, err := r.Inventory(context.Background(), saleID)
+	require.NoError(t, err)
+	require.Equal(t, available, got.Available, "available")
+	require.Equal(t, locked, got.Locked, "locked")
+}
+
+func testApplyCommon(t *testing.T, r *rig) {
+	id := r.newSale(t, 100, 3)
+	b1 := batch(order(id, "ann", "k1", 1), order(id, "bob", "", 2))
+	b2 := batch(order(id, "ann", "k2", 2), order(id, "cyd", "k1", 3))
+	require.Equal(t, Applied{Batches: 2, Orders: 4}, r.apply(t, b1, b2))
+	r.requireUnits(t, id, 92, 8)
+	r.checkInvariants(t, id)
+
+	got, err := r.Order(context.Background(), b1.Orders[1].ID)
+	require.NoError(t, err)
+	require.Equal(t, b1.Orders[1], got.Order)
+	require.Equal(t, b1.ID, got.BatchID)
+	require.Equal(t, sale.PendingPayment, got.Status)
+	require.WithinDuration(t, time.Now(), got.PersistedAt, time.Minute)
+	require.Equal(t, moment{b1.Orders[0].CreatedAt()}.text(), r.createdAt(t, b1.Orders[0].ID))
+	require.Zero(t, r.count(t, "SELECT COUNT(*) FROM order_status_log AS g JOIN orders AS o ON o.id = g.order_id WHERE o.sale_id = ?", id),
+		"a common insert logs no transition")
+
+	empty, err := r.Apply(context.Background(), nil)
+	require.NoError(t, err)
+	require.Zero(t, empty)
+}
+
+func (r *rig) createdAt(t require.TestingT, id sale.ID) string {
+	var at moment
+	require.NoError(t, r.pools[0].QueryRow("SELECT created_at FROM orders WHERE id = ?", int64(id)).Scan(&at))
+	return at.text()
+}
+
+func testApplyOnce(t *testing.T, r *rig) {
+	id := r.newSale(t, 100, 3)
+	b1, b2, b3 := batch(order(id, "ann", "", 1)), batch(order(id, "bob", "", 1)), batch(order(id, "cyd", "", 1))
+	require.Equal(t, Applied{Batches: 2, Orders: 2, Skipped: 1}, r.apply(t, b1, b2, b1), "twice in one call")
+	require.Equal(t, Applied{Batches: 1, Orders: 1, Skipped: 2}, r.apply(t, b2, b3, b1), "brought again with a new one")
+	require.Equal(t, Applied{Skipped: 3}, r.apply(t, b1, b2, b3))
+	r.requireUnits(t, id, 97, 3)
+	r.checkInvariants(t, id)
+}
+
+func testApplyDuplicates(t *testing.T, r *rig) {
+	id := r.newSale(t, 100, 3)
+	first := order(id, "ann", "k", 1)
+	r.apply(t, batch(first))
+
+	again := order(id, "ann", "k", 1)
+	require.Equal(t, Applied{Batches: 1, Cancelled: 1, Refused: []string{id}}, r.apply(t, batch(again)))
+	r.requireStatus(t, again, sale.Cancelled, "DUPLICATE of "+first.ID.String())
+
+	one, two := order(id, "bob", "k", 1), order(id, "bob", "k", 1)
+	require.Equal(t, Applied{Batches: 2, Orders: 1, Cancelled: 1, Refused: []string{id}}, r.apply(t, batch(one), batch(two)),
+		"among the call's own batches")
+	r.requireStatus(t, one, sale.PendingPayment, "")
+	r.requireStatus(t, two, sale.Cancelled, "DUPLICATE of "+one.ID.String())
+
+	survivor, err := r.OrderByKey(context.Background(), id, "bob", "k")
+	require.NoError(t, err)
+	require.Equal(t, one.ID, survivor.ID)
+	r.requireUnits(t, id, 98, 2)
+	r.checkInvariants(t, id)
+}
+
+func testApplyLimits(t *testing.T, r *rig) {
+	id := r.newSale(t, 100, 3)
+	r.apply(t, batch(order(id, "ann", "k1", 2)))
+	over, fits := order(id, "ann", "k2", 2), order(id, "ann", "k3", 1)
+	bystander := order(id, "bob", "", 3)
+	require.Equal(t, Applied{Batches: 1, Orders: 2, Cancelled: 1, Refused: []string{id}},
+		r.apply(t, batch(over, bystander, fits)), "a smaller order still fits")
+	r.requireStatus(t, over, sale.Cancelled, sale.ReasonLimitExceeded)
+	r.requireStatus(t, fits, sale.PendingPayment, "")
+	r.requireStatus(t, bystander, sale.PendingPayment, "")
+
+	within := []sale.Order{order(id, "cyd", "a", 2), order(id, "cyd", "b", 2), order(id, "cyd", "c", 1)}
+	require.Equal(t, Applied{Batches: 3, Orders: 2, Cancelled: 1, Refused: []string{id}},
+		r.apply(t, batch(within[0]), batch(within[1]), batch(within[2])), "among the call's own batches")
+	r.requireStatus(t, within[1], sale.Cancelled, sale.ReasonLimitExceeded)
+
+	later := order(id, "ann", "k2", 1)
+	r.apply(t, batch(later))
+	r.requireStatus(t, later, sale.Cancelled, "DUPLICATE of "+over.ID.String())
+	r.requireUnits(t, id, 91, 9)
+	r.checkInvariants(t, id)
+}
+
+func testApplyStock(t *testing.T, r *rig) {
+	id := r.newSale(t, 5, 4)
+	orders := []sale.Order{order(id, "ann", "", 3), order(id, "bob", "", 4), order(id, "cyd", "", 1), order(id, "dan", "", 1), order(id, "eve", "", 1)}
+	require.Equal(t, Applied{Batches: 2, Orders: 3, Cancelled: 2, Refused: []string{id}},
+		r.apply(t, batch(orders[:2]...), batch(orders[2:]...)))
+	for i, status := range []sale.OrderStatus{sale.PendingPayment, sale.Cancelled, sale.PendingPayment, sale.PendingPayment, sale.Cancelled} {
+		reason := ""
+		if status == sale.Cancelled {
+			reason = sale.ReasonStockRefused
+		}
+		r.requireStatus(t, orders[i], status, reason)
+	}
+	r.requireUnits(t, id, 0, 5)
+	r.checkInvariants(t, id)
+}
+
+func testApplyKnownOrder(t *testing.T, r *rig) {
+	id := r.newSale(t, 5, 2)
+	o := order(id, "ann", "k", 1)
+	r.apply(t, batch(o))
+	require.Equal(t, Applied{Batches: 1, Orders: 1}, r.apply(t, batch(o, order(id, "bob", "k", 1))), "the same order in another batch")
+	require.Equal(t, Applied{Batches: 1}, r.apply(t, batch(o)))
+	r.requireUnits(t, id, 3, 2)
+	r.checkInvariants(t, id)
+
+	stolen := order(id, "cyd", "k", 1)
+	stolen.ID = o.ID
+	_, err := r.Apply(context.Background(), []sale.Batch{batch(stolen, order(id, "dan", "", 1))})
+	require.True(t, Poison(err), "%v", err)
+	r.requireUnits(t, id, 3, 2)
+}
+
+func testApplySales(t *testing.T, r *rig) {
+	one, two := r.newSale(t, 5, 2), r.newSale(t, 1, 2)
+	require.Equal(t, Applied{Batches: 3, Orders: 2, Cancelled: 1, Refused: []string{two}},
+		r.apply(t, batch(order(two, "ann", "", 1)), batch(order(one, "ann", "", 1)), batch(order(two, "bob", "", 1))))
+	r.requireUnits(t, one, 4, 1)
+	r.requireUnits(t, two, 0, 1)
+	r.checkInvariants(t, one)
+	r.checkInvariants(t, two)
+}
+
+func testApplyLarge(t *testing.T, r *rig) {
+	const batches, size = 60, 100 // 72,000 values
+	id := r.newSale(t, batches*size, 1)
+	many := make([]sale.Batch, batches)
+	for i := range many {
+		orders := make([]sale.Order, size)
+		for j := range orders {
+			orders[j] = order(id, fmt.Sprintf("user-%d-%d", i, j), "", 1)
+		}
+		many[i] = batch(orders...)
+	}
+	require.Equal(t, Applied{Batches: batches, Orders: batches * size}, r.apply(t, many...))
+
+	var again []sale.Order
+	for i := range many {
+		o := many[i].Orders[0]
+		o.ID = testIDs.Next(0)
+		again = append(again, o, order(id, "late-"+o.UserID, "", 1))
+	}
+	require.Equal(t, Applied{Batches: 1, Cancelled: 2 * batches, Refused: []string{id}}, r.apply(t, batch(again...)), "carefully")
+	r.requireUnits(t, id, 0, batches*size)
+	r.checkInvariants(t, id)
+}
+
+func testApplyBytes(t *testing.T, r *rig) {
+	id := r.newSale(t, 100, 1)
+	users := []string{"Bob", "bob", "bob ", " bob", "bòb", "BÓB", "b\x00b", "b\x00", "\xff\xfe", `b'ob"\`, "%", "1e3", "1000", "01000",
+		strings.Repeat("ü", 32)}
+	var orders []sale.Order
+	for _, user := range users {
+		orders = append(orders, order(id, user, user, 1))
+	}
+	require.Equal(t, Applied{Batches: 1, Orders: len(users)}, r.apply(t, batch(orders...)), "each is a user of its own")
+	for i, user := range users {
+		got, err := r.OrderByKey(context.Background(), id, user, user)
+		require.NoError(t, err, "%q", user)
+		require.Equal(t, orders[i], got.Order)
+		mine, err := r.OrdersOf(context.Background(), user, id, 10)
+		require.NoError(t, err)
+		require.Len(t, mine, 1, "%q", user)
+		over := order(id, user, "another", 1)
+		require.Equal(t, Applied{Batches: 1, Cancelled: 1, Refused: []string{id}}, r.apply(t, batch(over)), "%q", user)
+	}
+	r.checkInvariants(t, id)
+}
+
+func testApplyPoison(t *testing.T, r *rig) {
+	id := r.newSale(t, 100, 2)
+	long := strings.Repeat("x", 65)
+	for name, spoil := range map[string]func(b *sale.Batch){
+		"unknown sale":      func(b *sale.Batch) { b.SaleID, b.Orders[0].SaleID = "none", "none" },
+		"malformed sale":    func(b *sale.Batch) { b.SaleID, b.Orders[0].SaleID = "a b", "a b" },
+		"two sales":         func(b *sale.Batch) { b.Orders[0].SaleID = r.newSale(t, 1, 1) },
+		"batch id":          func(b *sale.Batch) { b.ID = 0 },
+		"no orders":         func(b *sale.Batch) { b.Orders = nil },
+		"order id":          func(b *sale.Batch) { b.Orders[0].ID = -1 },
+		"no user":           func(b *sale.Batch) { b.Orders[0].UserID = "" },
+		"long user":         func(b *sale.Batch) { b.Orders[0].UserID = long },
+		"long key":          func(b *sale.Batch) { b.Orders[0].RequestKey = long },
+		"no units":          func(b *sale.Batch) { b.Orders[0].Quantity = 0 },
+		"many units":        func(b *sale.Batch) { b.Orders[0].Quantity = sale.MaxQuantity + 1 },
+		"negative amount":   func(b *sale.Batch) { b.Orders[0].AmountCents = -1 },
+		"amount of another": func(b *sale.Batch) { b.Orders[0].AmountCents++ },
+	} {
+		good, bad := batch(order(id, "good", name, 1)), batch(order(id, "bad", name, 1))
+		spoil(&bad)
+		_, err := r.Apply(context.Background(), []sale.Batch{good, bad})
+		require.Error(t, err, name)
+		require.True(t, Poison(err), "%s: %v", name, err)
+	}
+	r.requireUnits(t, id, 100, 0)
+	require.Zero(t, r.count(t, "SELECT COUNT(*) FROM orders WHERE sale_id = ?", id), "nothing of a refused call stays")
+	r.checkInvariants(t, id)
+}
+
+// testApplyConcurrently has eight workers bring overlapping batches of overlapping
+// users and keys, in orders of their own, for a stock that runs out.
+func testApplyConcurrently(t *testing.T, r *rig) {
+	const workers, batches, calls = 8, 60, 30
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	sales := []string{r.newSale(t, 40, 3), r.newSale(t, 1000, 2)}
+	all := make([]sale.Batch, batches)
+	for i := range all {
+		id := sales[random.IntN(2)]
+		var orders []sale.Order
+		for range 1 + random.IntN(6) {
+			orders = append(orders, order(id, fmt.Sprint("user-", random.IntN(25)), fmt.Sprint("key-", random.IntN(4)), 1+random.IntN(2)))
+		}
+		all[i] = batch(orders...)
+	}
+	var wg sync.WaitGroup
+	totals := make([]Applied, workers)
+	for w := range workers {
+		random := rand.New(rand.NewPCG(seed, uint64(w+2)))
+		wg.Go(func() {
+			bring := func(batches []sale.Batch) {
+				applied, err := r.Apply(context.Background(), batches)
+				if err != nil {
+					t.Errorf("worker %d: %v", w, err)
+				}
+				totals[w].Batches += applied.Batches
+				totals[w].Orders += applied.Orders
+				totals[w].Cancelled += applied.Cancelled
+			}
+			for range calls {
+				var some []sale.Batch
+				for range 1 + random.IntN(5) {
+					some = append(some, all[random.IntN(batches)])
+				}
+				bring(some)
+			}
+			bring(all)
+		})
+	}
+	wg.Wait()
+	var sum Applied
+	orders := 0
+	for w := range totals {
+		sum.Batches += totals[w].Batches
+		sum.Orders += totals[w].Orders
+		sum.Cancelled += totals[w].Cancelled
+	}
+	for i := range all {
+		orders += len(all[i].Orders)
+	}
+	require.Equal(t, batches, sum.Batches, "each batch was applied once")
+	require.Equal(t, orders, sum.Orders+sum.Cancelled, "no order is lost or doubled")
+	for _, id := range sales {
+		r.checkInvariants(t, id)
+	}
+	r.requireUnits(t, sales[0], 0, 40)
+}
+
+// TestLookAfterTheLock: two workers bring two orders of one user whose limit is one.
+// Both have inserted theirs, and neither sees the other's, when they ask for the
+// sale's lock; who gets it second must find out.
+func TestLookAfterTheLock(t *testing.T) {
+	onEngines(t, func(t *testing.T, r *rig) {
+		if r.engine == &sqliteEngine {
+			return // one writer: there is no second transaction
+		}
+		ctx := context.Background()
+		registry := prometheus.NewRegistry()
+		m, err := newMetrics(registry, r.pools[0])
+		require.NoError(t, err)
+		r.metrics = m
+		id := r.newSale(t, 10, 1)
+		holder, err := r.pools[0].BeginTx(ctx, nil)
+		require.NoError(t, err)
+		defer func() { _ = holder.Rollback() }()
+		var available int
+		require.NoError(t, holder.QueryRow("SELECT available FROM inventory WHERE sale_id = ? FOR UPDATE", id).Scan(&available))
+
+		orders := []sale.Order{order(id, "ann", "k1", 1), order(id, "ann", "k2", 1)}
+		var wg sync.WaitGroup
+		var applied [2]Applied
+		for i := range orders {
+			wg.Go(func() {
+				var err error
+				if applied[i], err = r.Apply(ctx, []sale.Batch{batch(orders[i])}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		require.Eventually(t, func() bool {
+			return r.count(t, "SELECT COUNT(*) FROM information_schema.innodb_trx AS x JOIN information_schema.processlist AS p"+
+				" ON p.id = x.trx_mysql_thread_id WHERE p.db = DATABASE() AND x.trx_state = 'LOCK WAIT'") == 2
+		}, 4*time.Second, 10*time.Millisecond, "both wait for the sale's lock, their orders inserted")
+		require.NoError(t, holder.Commit())
+		wg.Wait()
+
+		require.Equal(t, 1, applied[0].Orders+applied[1].Orders)
+		require.Equal(t, 1, applied[0].Cancelled+applied[1].Cancelled)
+		require.EqualValues(t, 1, testutil.ToFloat64(m.retries.WithLabelValues(retryUncommon)), "the second went the careful way")
+		r.requireUnits(t, id, 9, 1)
+		r.checkInvariants(t, id)
+	})
+}

@@ -1,0 +1,106 @@
+package limits
+
+import (
+	"context"
+	"net/netip"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// generous is the shipped file with limits that never bite.
+func generous(t testing.TB) *Rules {
+	t.Helper()
+	r := shipped(t)
+	wide := Bucket{Rate: 1e11, Burst: 1e11}
+	for _, p := range []*PerClass{&r.Gateway, &r.Address, &r.User} {
+		p.Purchase, p.Read = wide, wide
+	}
+	r.Flow = Flow{1e11, 1e11}
+	return r
+}
+
+func shipped(t testing.TB) *Rules {
+	t.Helper()
+	r, err := Load("../../configs/limits.yaml")
+	require.NoError(t, err)
+	return r
+}
+
+func newLimiter(t testing.TB, r *Rules, o Options) *Limiter {
+	t.Helper()
+	l, err := New(r, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	return l
+}
+
+func BenchmarkAllowAddress(b *testing.B) {
+	l, ip := newLimiter(b, generous(b), Options{}), netip.MustParseAddr("2001:db8::1")
+	b.ReportAllocs()
+	for b.Loop() {
+		l.AllowAddress(Purchase, ip)
+	}
+}
+
+func BenchmarkAllowUser(b *testing.B) {
+	l := newLimiter(b, generous(b), Options{})
+	users := make([]string, 1<<14)
+	for i := range users {
+		users[i] = "user-" + strconv.Itoa(i)
+	}
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		l.AllowUser(Purchase, users[i%len(users)])
+		i++
+	}
+}
+
+func BenchmarkAllowUserParallel(b *testing.B) {
+	l := newLimiter(b, generous(b), Options{})
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			l.AllowUser(Purchase, "a user")
+		}
+	})
+}
+
+func BenchmarkNewcomersToFullTable(b *testing.B) {
+	r := generous(b)
+	r.Tracked.Users = 1024
+	l := newLimiter(b, r, Options{})
+	users := make([]string, 1<<16)
+	for i := range users {
+		users[i] = "user-" + strconv.Itoa(i)
+	}
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		l.AllowUser(Purchase, users[i%len(users)])
+		i++
+	}
+}
+
+func BenchmarkEnter(b *testing.B) {
+	l := newLimiter(b, generous(b), Options{})
+	b.ReportAllocs()
+	for b.Loop() {
+		pass, _, _, ok := l.Enter(Purchase)
+		if !ok {
+			b.Fatal("refused")
+		}
+		pass.Exit()
+	}
+}
+
+func BenchmarkBreaker(b *testing.B) {
+	breaker := newLimiter(b, generous(b), Options{}).Breaker(Redis, func(error) bool { return true })
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = breaker.Do(ctx, func(context.Context) error { return nil })
+	}
+}

@@ -1,0 +1,103 @@
+package limits
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alibaba/sentinel-golang/util"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+// Sentinel writes a log folder to HOME and starts collectors, unless told otherwise.
+func TestMain(m *testing.M) {
+	home, err := os.MkdirTemp("", "home")
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Setenv("HOME", home)
+	code := m.Run()
+	if left, err := os.ReadDir(home); err != nil || len(left) > 0 {
+		fmt.Println("FAIL: left in HOME:", left, err)
+		code = 1
+	}
+	_ = os.RemoveAll(home)
+	if err := goleak.Find(); err != nil {
+		fmt.Println("FAIL:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// clock is a time that only a test moves. It is Sentinel's too, once set.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func newClock() *clock { return &clock{now: time.Unix(1_800_000_000, 0)} }
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+func (c *clock) CurrentTimeMillis() uint64 { return uint64(c.Now().UnixMilli()) }
+func (c *clock) CurrentTimeNano() uint64   { return uint64(c.Now().UnixNano()) }
+func (c *clock) Sleep(time.Duration)       { panic("BUG: a limit slept") }
+
+// sentinelClock makes Sentinel run on a test's clock until the test ends.
+func sentinelClock(t *testing.T) *clock {
+	t.Helper()
+	require.NoError(t, startSentinel())
+	c, before := newClock(), util.CurrentClock()
+	// Sentinel's windows are never moved back: go on from where the last test was.
+	c.now = time.UnixMilli(int64(util.CurrentTimeMillis())).Add(time.Hour)
+	util.SetClock(c)
+	t.Cleanup(func() { util.SetClock(before) })
+	return c
+}
+
+// value reads a metric; its labels are those given, in pairs.
+func value(t *testing.T, from prometheus.Gatherer, name string, labels ...string) float64 {
+	t.Helper()
+	families, err := from.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if has(m, labels) {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no metric %s%v", name, labels)
+	return 0
+}
+
+func has(m *dto.Metric, labels []string) bool {
+	for i := 0; i < len(labels); i += 2 {
+		found := false
+		for _, l := range m.GetLabel() {
+			found = found || l.GetName() == labels[i] && l.GetValue() == labels[i+1]
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,274 @@
+// Package operator is what operators do to a running system: the operators' port
+// with metrics, probes and the admin API, and the service behind it, which the
+// command line uses directly or, through Client, on a running process.
+package operator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"flashgate/internal/audit"
+	"flashgate/internal/ledger"
+	"flashgate/internal/sale"
+	"flashgate/internal/stock"
+	"flashgate/reconciler"
+)
+
+// Service is what an operator can ask for. Admin does it; Client asks a running
+// process to.
+type Service interface {
+	CreateSale(ctx context.Context, spec SaleSpec) (Change, error)
+	Sales(ctx context.Context) ([]SaleView, error)
+	Sale(ctx context.Context, id string) (SaleView, error)
+	OpenSale(ctx context.Context, id string) (Change, error)
+	PauseSale(ctx context.Context, id string) (Change, error)
+	LoadSale(ctx context.Context, id string) (Change, error)
+	Restock(ctx context.Context, id string, r Restock) (Change, error)
+	Reconcile(ctx context.Context, q reconciler.Query) (reconciler.Report, error)
+	Audit(ctx context.Context, saleID string) (audit.Report, error)
+	Tasks(ctx context.Context, state ledger.TaskState) ([]TaskView, error)
+	RetryTask(ctx context.Context, id int64) error
+	DeadBatches(ctx context.Context) ([]DeadBatchView, error)
+	ReplayDeadBatch(ctx context.Context, id int64) error
+}
+
+// SaleSpec is a sale as an operator writes it.
+type SaleSpec struct {
+	ID           string    `json:"id"`
+	Title        string    `json:"title"`
+	Total        int64     `json:"total"` // units
+	PriceCents   int64     `json:"price_cents"`
+	Currency     string    `json:"currency"`
+	PerUserLimit int       `json:"per_user_limit"` // units
+	StartsAt     time.Time `json:"starts_at"`
+	EndsAt       time.Time `json:"ends_at"`
+}
+
+// Change says whether a command changed anything, and what should be known of it.
+type Change struct {
+	Changed  bool     `json:"changed"`
+	Message  string   `json:"message"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// SaleView is a sale as operators see it: both stores side by side.
+type SaleView struct {
+	SaleSpec
+	Status    sale.Status    `json:"status"`
+	Epoch     int64          `json:"epoch"`
+	Version   int64          `json:"version"`
+	Inventory *InventoryView `json:"inventory,omitempty"`
+	Redis     *RedisView     `json:"redis,omitempty"`
+	Problem   string         `json:"problem,omitempty"` // why Redis is not shown
+}
+
+// InventoryView is the ledger's row, in units.
+type InventoryView struct {
+	Total     int64 `json:"total"`
+	Available int64 `json:"available"`
+	Locked    int64 `json:"locked"`
+	Sold      int64 `json:"sold"`
+}
+
+// RedisView is the sale's Redis side, in units and batches.
+type RedisView struct {
+	Loaded  bool  `json:"loaded"`
+	Stock   int64 `json:"stock"`
+	Held    int64 `json:"held"`
+	Total   int64 `json:"total"`
+	Version int64 `json:"version"`
+	Epoch   int64 `json:"epoch"`
+	Pending int64 `json:"pending_batches"`
+	Batches int64 `json:"unsettled_batches"`
+}
+
+// Restock is a change of a sale's total: by Add units, or to Total units.
+type Restock struct {
+	Add   int64 `json:"add,omitempty"`
+	Total int64 `json:"total,omitempty"`
+}
+
+// TaskView is a row of stock_sync_tasks.
+type TaskView struct {
+	ID        int64            `json:"id"`
+	OrderID   sale.ID          `json:"order_id"`
+	SaleID    string           `json:"sale_id"`
+	Quantity  int              `json:"quantity"`
+	State     ledger.TaskState `json:"state"`
+	Tries     int              `json:"tries"`
+	NextTry   time.Time        `json:"next_try"`
+	LastError string           `json:"last_error,omitempty"`
+}
+
+// DeadBatchView is a row of dead_batches.
+type DeadBatchView struct {
+	ID        int64     `json:"id"`
+	MessageID string    `json:"message_id"`
+	BatchID   string    `json:"batch_id,omitempty"`
+	SaleID    string    `json:"sale_id,omitempty"`
+	Error     string    `json:"error"`
+	State     string    `json:"state"`
+	CreatedAt time.Time `json:"created_at"`
+	Body      string    `json:"body"`
+}
+
+// Admin is the Service on the engines themselves.
+type Admin struct {
+	Ledger     *ledger.Ledger
+	Stock      *stock.Store
+	Reconciler *reconciler.Reconciler
+	Auditor    *audit.Auditor
+}
+
+var _ Service = (*Admin)(nil)
+
+// CreateSale stores a sale as a draft. A sale with the same id and terms is left as
+// it is; one with other terms is a CONFLICT.
+func (a *Admin) CreateSale(ctx context.Context, spec SaleSpec) (Change, error) {
+	s := sale.Sale{
+		ID: spec.ID, Title: spec.Title, PriceCents: spec.PriceCents, Currency: spec.Currency, Total: spec.Total,
+		PerUserLimit: spec.PerUserLimit, StartsAt: spec.StartsAt.UTC(), EndsAt: spec.EndsAt.UTC(), Status: sale.Draft,
+	}
+	if err := s.Validate(); err != nil {
+		return Change{}, err
+	}
+	created, err := a.Ledger.CreateSale(ctx, &s)
+	if err != nil {
+		return Change{}, err
+	}
+	c := Change{Changed: created, Message: fmt.Sprintf("sale %s created: %d units; open it with `flashgate sale open %s`", s.ID, s.Total, s.ID)}
+	if !created {
+		c.Message = fmt.Sprintf("sale %s is there already, with these terms", s.ID)
+	}
+	now := time.Now()
+	switch {
+	case now.After(s.EndsAt):
+		c.Warnings = append(c.Warnings, "ends_at is in the past: the sale will be ENDED when it is opened")
+	case now.Sub(s.StartsAt) > time.Minute:
+		c.Warnings = append(c.Warnings, "starts_at is in the past: the sale will be OPEN as soon as it is opened")
+	}
+	return c, nil
+}
+
+// OpenSale publishes a sale, or ends its pause. Its Redis data is loaded first: an
+// opened sale is one that can sell.
+func (a *Admin) OpenSale(ctx context.Context, id string) (Change, error) {
+	if _, err := a.Reconciler.Load(ctx, id); err != nil {
+		return Change{}, err
+	}
+	changed, err := a.Ledger.SetStatus(ctx, id, sale.Opened)
+	if err != nil {
+		return Change{}, err
+	}
+	s, err := a.Ledger.Sale(ctx, id)
+	if err != nil {
+		return Change{}, err
+	}
+	phase := s.PhaseAt(time.Now(), s.Total)
+	c := Change{Changed: changed, Message: fmt.Sprintf("sale %s is open to shoppers: %s", id, phase)}
+	if !changed {
+		c.Message = fmt.Sprintf("sale %s was open already: %s", id, phase)
+	}
+	if phase == sale.PhaseEnded {
+		c.Warnings = append(c.Warnings, "its ends_at has passed: it sells nothing")
+	}
+	return c, nil
+}
+
+// PauseSale stops a sale from selling until it is opened again.
+func (a *Admin) PauseSale(ctx context.Context, id string) (Change, error) {
+	changed, err := a.Ledger.SetStatus(ctx, id, sale.Paused)
+	if err != nil {
+		return Change{}, err
+	}
+	c := Change{Changed: changed, Message: fmt.Sprintf("sale %s is paused", id)}
+	if !changed {
+		c.Message = fmt.Sprintf("sale %s was paused already", id)
+	}
+	return c, nil
+}
+
+// LoadSale fills Redis with a sale that it has not.
+func (a *Admin) LoadSale(ctx context.Context, id string) (Change, error) {
+	loaded, err := a.Reconciler.Load(ctx, id)
+	if err != nil {
+		return Change{}, err
+	}
+	c := Change{Changed: loaded, Message: fmt.Sprintf("sale %s is loaded into Redis", id)}
+	if !loaded {
+		c.Message = fmt.Sprintf("sale %s was loaded already", id)
+	}
+	return c, nil
+}
+
+// Restock changes a sale's total. A raise is written in the ledger first, a cut in
+// Redis first: whichever way a crash leaves them, no unit is sold that is not there,
+// and the reconciler brings the side behind to the other.
+func (a *Admin) Restock(ctx context.Context, id string, r Restock) (Change, error) {
+	if (r.Add == 0) == (r.Total == 0) {
+		return Change{}, &sale.Error{Code: sale.CodeInvalid, Detail: "give either add (units, may be negative) or total (units)"}
+	}
+	if err := a.Reconciler.LevelTotal(ctx, id); err != nil {
+		return Change{}, err
+	}
+	inv, err := a.Ledger.Inventory(ctx, id)
+	if err != nil {
+		return Change{}, err
+	}
+	total := r.Total
+	if r.Add != 0 {
+		total = inv.Total + r.Add
+	}
+	if total < 1 || total > sale.MaxTotal {
+		return Change{}, &sale.Error{Code: sale.CodeInvalid, Detail: fmt.Sprintf("the total would be %d: want 1–%d units", total, sale.MaxTotal)}
+	}
+	version := inv.Version + 1
+	done := Change{Changed: true, Message: fmt.Sprintf("sale %s: total %d → %d units", id, inv.Total, total)}
+	switch {
+	case total == inv.Total:
+		return Change{Message: fmt.Sprintf("sale %s has %d units already", id, total)}, nil
+	case total > inv.Total:
+		moved, err := a.Ledger.SetTotal(ctx, id, total, version, "restock")
+		if err != nil {
+			return Change{}, err
+		}
+		if !moved {
+			return Change{}, errRaced
+		}
+		if _, err := a.Stock.Adjust(ctx, id, total, version); err != nil {
+			done.Warnings = append(done.Warnings, "Redis has not taken it yet ("+err.Error()+"); the reconciler will bring it there")
+		}
+		return done, nil
+	default:
+		cut, err := a.Stock.Adjust(ctx, id, total, version)
+		if err != nil {
+			return Change{}, err
+		}
+		if !cut {
+			return Change{}, &sale.Error{Code: sale.CodeConflict, Detail: fmt.Sprintf("fewer than %d units are free: a cut takes only free ones", inv.Total-total)}
+		}
+		// The ledger follows; if it cannot, the cut is taken back on both sides.
+		if err := a.Reconciler.LevelTotal(ctx, id); err != nil {
+			done.Warnings = append(done.Warnings, "the ledger has not taken it yet ("+err.Error()+"); the reconciler will bring it there")
+			return done, nil
+		}
+		after, err := a.Ledger.Inventory(ctx, id)
+		if err == nil && after.Total != total {
+			return Change{}, &sale.Error{Code: sale.CodeConflict, Detail: "the units were sold meanwhile: nothing was cut"}
+		}
+		return done, err
+	}
+}
+
+var errRaced = &sale.Error{Code: sale.CodeConflict, Detail: "another restock came first: look at the total and try again"}
+
+// Reconcile runs a reconcile now.
+func (a *Admin) Reconcile(ctx context.Context, q reconciler.Query) (reconciler.Report, error) {
+	return a.Reconciler.Once(ctx, q)
+}
+
+// Audit checks the invariants on what is stored, for one sale or ("") all.
+func (a *Admin) Audit(ctx context.Context, saleID string) (audit.Report, error) {
+	return a.Auditor.Audit(ctx, saleID)
+}

@@ -1,0 +1,109 @@
+package purchase
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flashgate/internal/sale"
+)
+
+// Answer is what a shopper is told about one request.
+type Answer struct {
+	Code        sale.Code // "" = accepted: the fields below describe the order
+	OrderID     sale.ID
+	Quantity    int
+	AmountCents int64
+	Replayed    bool // the order was made by an earlier request with this key
+	Returned    bool // the order has given its units back: it was cancelled
+	Settled     bool // the order is in the ledger
+}
+
+// Request is one shopper's purchase on its way through the protocol. Two
+// goroutines hold it: the shopper's, which waits, and a flusher, which answers.
+// Whichever lets go last puts it back into the pool.
+type Request struct {
+	Order    sale.Order // with the id that it gets if it wins
+	Deadline time.Time  // when the shopper stops waiting
+
+	state atomic.Int32
+	reply chan Answer // holds one
+	timer *time.Timer
+}
+
+// The states of a request. Each move is one compare-and-swap.
+const (
+	queued    = iota // nobody has begun: it may be withdrawn
+	taken            // a flusher works on it
+	answered         // the answer is in reply
+	withdrawn        // the shopper left before a flusher took it
+	abandoned        // the shopper left while a flusher worked on it
+)
+
+var requests = sync.Pool{New: func() any {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return &Request{reply: make(chan Answer, 1), timer: t}
+}}
+
+// NewRequest returns a request for an order, from the pool.
+func NewRequest(order sale.Order, deadline time.Time) *Request {
+	r := requests.Get().(*Request)
+	r.Order, r.Deadline = order, deadline
+	r.state.Store(queued)
+	return r
+}
+
+func (r *Request) recycle() {
+	r.Order = sale.Order{}
+	requests.Put(r)
+}
+
+// Take claims a queued request for the calling flusher. false: the shopper has
+// left, and the request must not be touched again.
+func (r *Request) Take() bool {
+	if r.state.CompareAndSwap(queued, taken) {
+		return true
+	}
+	r.recycle()
+	return false
+}
+
+// Answer answers a taken request. It never blocks, and the request must not be
+// touched afterwards.
+func (r *Request) Answer(a Answer) {
+	if r.state.CompareAndSwap(taken, answered) {
+		r.reply <- a
+		return
+	}
+	if r.state.Load() != abandoned {
+		panic("BUG: request answered twice, or before it was taken")
+	}
+	r.recycle()
+}
+
+// Wait blocks until the request is answered or its deadline has passed, and says
+// truthfully which: UNAVAILABLE when nobody had begun, OUTCOME_UNKNOWN when a
+// flusher had. The request must not be touched afterwards.
+func (r *Request) Wait() Answer {
+	r.timer.Reset(time.Until(r.Deadline))
+	select {
+	case a := <-r.reply:
+		r.timer.Stop()
+		r.recycle()
+		return a
+	case <-r.timer.C:
+	}
+	if r.state.CompareAndSwap(queued, withdrawn) {
+		return Answer{Code: sale.CodeUnavailable}
+	}
+	if r.state.CompareAndSwap(taken, abandoned) {
+		return Answer{Code: sale.CodeOutcomeUnknown}
+	}
+	a := <-r.reply
+	r.recycle()
+	return a
+}
+
+// Discard puts back a request that was never queued.
+func (r *Request) Discard() { r.recycle() }

@@ -1,0 +1,199 @@
+package rig
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"text/template"
+	"time"
+)
+
+const (
+	// jarsHashDigits of the POM's hash name the directory of its jars.
+	jarsHashDigits = 8
+	// jarsTimeoutSeconds is for 137 jars, 94 MB, on a slow line.
+	jarsTimeoutSeconds = 600
+	// rocketmqReadyTimeoutSeconds is for two JVMs on a machine busy with builds;
+	// alone they take 5 s.
+	rocketmqReadyTimeoutSeconds = 120
+)
+
+//go:embed broker.conf.tmpl
+var brokerConfText string
+
+//go:embed namesrv.conf.tmpl
+var namesrvConfText string
+
+var (
+	brokerConf  = template.Must(template.New("broker.conf").Parse(brokerConfText))
+	namesrvConf = template.Must(template.New("namesrv.conf").Parse(namesrvConfText))
+)
+
+type rocketmq struct {
+	progress    progress
+	pom         string
+	jars        string // the directory of the jars that this content of pom names
+	namesrvPort int
+	brokerPort  int
+	namesrv     *Process
+	broker      *Process
+}
+
+func newRocketMQ(dir, cache, pom string, namesrvPort, brokerPort int, progress progress) (*rocketmq, error) {
+	list, err := os.ReadFile(pom)
+	if err != nil {
+		return nil, fmt.Errorf("the list of RocketMQ's jars: %w", err)
+	}
+	java, err := lookup("java")
+	if err != nil {
+		return nil, err
+	}
+	r := &rocketmq{
+		progress: progress,
+		pom:      pom,
+		// Another version goes beside the one that may be running.
+		jars:        filepath.Join(cache, fmt.Sprintf("rocketmq-%x", sha256.Sum256(list))[:len("rocketmq-")+jarsHashDigits]),
+		namesrvPort: namesrvPort,
+		brokerPort:  brokerPort,
+	}
+	jvm := func(name string, port int, flags []string, class string) *Process {
+		home := filepath.Join(dir, "rocketmq", name)
+		argv := append([]string{java}, flags...)
+		argv = append(argv,
+			"-Dfile.encoding=UTF-8", // the environment is empty: no locale says so
+			"-Duser.home="+home,     // where it keeps logs and whatever has no setting
+			// Both servers' logging files are on the class path: unasked, either
+			// takes whichever comes first.
+			"-Drmq.logback.configurationFile=rmq."+name+".logback.xml",
+			"-Drocketmq.home.dir="+home,
+			// Refuse writes when the disk is really full, not at 90 %: the disk is
+			// the developer's own.
+			"-Drocketmq.broker.diskSpaceWarningLevelRatio=0.98",
+			"-Drocketmq.broker.diskSpaceCleanForciblyRatio=0.97",
+			"-XX:ErrorFile="+filepath.Join(home, "crash.log"),
+			"-cp", filepath.Join(r.jars, "*"),
+			class,
+			"-c", filepath.Join(home, name+".conf"))
+		return &Process{
+			Name:    "rocketmq-" + name,
+			Engine:  r.name(),
+			Addr:    address(port),
+			Argv:    argv,
+			PIDFile: filepath.Join(home, name+".pid"),
+			Logs: []string{
+				filepath.Join(home, "console.log"),
+				filepath.Join(home, "logs", "rocketmqlogs", name+".log"),
+			},
+		}
+	}
+	r.namesrv = jvm("namesrv", namesrvPort,
+		// It does next to nothing: without the optimising compiler and the parallel
+		// collector it starts on half the processor time.
+		[]string{"-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"}, "org.apache.rocketmq.namesrv.NamesrvStartup")
+	r.broker = jvm("broker", brokerPort,
+		[]string{"-Xms512m", "-Xmx512m", "-XX:MaxDirectMemorySize=512m"}, "org.apache.rocketmq.broker.BrokerStartup")
+	return r, nil
+}
+
+func (r *rocketmq) name() string          { return "rocketmq" }
+func (r *rocketmq) processes() []*Process { return []*Process{r.namesrv, r.broker} }
+
+func (r *rocketmq) where() string {
+	return fmt.Sprintf("name server on %s, broker on %d", address(r.namesrvPort), r.brokerPort)
+}
+
+func (r *rocketmq) start(ctx context.Context) error {
+	if err := r.fetchJars(ctx); err != nil {
+		return err
+	}
+	if r.namesrv.PID() == 0 {
+		if err := r.configure(r.namesrv, namesrvConf, r.namesrvPort); err != nil {
+			return err
+		}
+		if err := r.namesrv.Start(); err != nil {
+			return err
+		}
+	}
+	// The broker registers when it starts and, having found no name server, only
+	// half a minute later again.
+	err := await(ctx, rocketmqReadyTimeoutSeconds*time.Second, []*Process{r.namesrv}, func() error {
+		_, err := remotingCall(ctx, r.namesrv.Addr, codeBrokerClusterInfo)
+		return err
+	})
+	if err != nil || r.broker.PID() != 0 {
+		return err
+	}
+	// Beside the port of the configuration: one for clients in a hurry (-2) and
+	// one for slaves (+1).
+	if err := r.configure(r.broker, brokerConf, r.brokerPort, r.brokerPort-2, r.brokerPort+1); err != nil {
+		return err
+	}
+	return r.broker.Start()
+}
+
+func (r *rocketmq) configure(p *Process, conf *template.Template, ports ...int) error {
+	for _, port := range ports {
+		if err := portFree(port); err != nil {
+			return err
+		}
+	}
+	home := filepath.Dir(p.PIDFile)
+	if err := os.MkdirAll(home, 0o755); err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	err := conf.Execute(&text, map[string]string{
+		"Port":    strconv.Itoa(ports[0]),
+		"Namesrv": r.namesrv.Addr,
+		"Store":   filepath.Join(home, "store"),
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(p.Argv[len(p.Argv)-1], text.Bytes(), 0o644)
+}
+
+// ready holds when the name server knows the broker and the broker answers.
+func (r *rocketmq) ready(ctx context.Context) error {
+	return await(ctx, rocketmqReadyTimeoutSeconds*time.Second, r.processes(), func() error {
+		known, err := remotingCall(ctx, r.namesrv.Addr, codeBrokerClusterInfo)
+		if err != nil {
+			return err
+		}
+		if !bytes.Contains(known, []byte(strconv.Quote(r.broker.Addr))) {
+			return fmt.Errorf("the name server does not know a broker at %s", r.broker.Addr)
+		}
+		_, err = remotingCall(ctx, r.broker.Addr, codeBrokerRuntimeInfo)
+		return err
+	})
+}
+
+// fetchJars has Maven copy the server's jars, once. They are copied aside and
+// renamed: a directory that exists is whole.
+func (r *rocketmq) fetchJars(ctx context.Context) error {
+	if _, err := os.Stat(r.jars); err == nil {
+		return nil
+	}
+	maven, err := lookup("mvn")
+	if err != nil {
+		return err
+	}
+	r.progress(r.name(), "fetching its jars with Maven into "+r.jars+", this once", "")
+	partial := r.jars + ".partial"
+	if err := os.RemoveAll(partial); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, jarsTimeoutSeconds*time.Second)
+	defer cancel()
+	_, err = command(ctx, maven, "-B", "-q", "-f", r.pom,
+		"dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+partial)
+	if err != nil {
+		return fmt.Errorf("fetch RocketMQ's jars: %w", err)
+	}
+	return os.Rename(partial, r.jars)
+}
