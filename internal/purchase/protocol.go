@@ -169,8 +169,12 @@ func (p *Protocol) run(ctx context.Context, s *sale.Sale, r *run) {
 	}
 }
 
-// deadline is the latest of the requests' deadlines: work for a batch is worth
-// doing as long as one of its shoppers is there.
+// answerMarginMillis is how long before the shoppers' deadline the protocol gives up
+// asking, so that what it found out still reaches them.
+const answerMarginMillis = 30
+
+// deadline is shortly before the latest of the requests' deadlines: work for a batch
+// is worth doing as long as one of its shoppers is there.
 func deadline(requests []*Request) time.Time {
 	latest := requests[0].Deadline
 	for _, q := range requests[1:] {
@@ -178,7 +182,7 @@ func deadline(requests []*Request) time.Time {
 			latest = q.Deadline
 		}
 	}
-	return latest
+	return latest.Add(-answerMarginMillis * time.Millisecond)
 }
 
 // reserve is step 1. It sorts the requests by outcome; false means that every one

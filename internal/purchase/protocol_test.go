@@ -147,7 +147,7 @@ func TestAReplayWaitsForAnOpenReservation(t *testing.T) {
 // and together, and then has a sweeper, a check-back and a worker put the rest in
 // order. Whatever was answered must be true for ever after (invariants 2, 5, 6, 9).
 func TestEveryFaultAtEveryStep(t *testing.T) {
-	all := []fault{works, refused, before, after}
+	all := []fault{works, refused, before, after, late}
 	for _, reserve := range all {
 		for _, half := range all {
 			for _, confirm := range all {
@@ -167,6 +167,9 @@ func TestEveryFaultAtEveryStep(t *testing.T) {
 							w.faults["confirm"] = []fault{confirm, again}
 							w.faults["release"] = []fault{release}
 							a := w.buy(w.request("a", "k", 1))[0]
+							if a.Code == sale.CodeUnavailable {
+								require.Zero(t, w.held(), "UNAVAILABLE says that nothing is reserved, now")
+							}
 							w.rest()
 							w.conserved()
 							switch _, sold := w.committed()[a.OrderID]; a.Code {
@@ -191,16 +194,43 @@ func TestConfirmIsAskedAgainUntilTheDeadline(t *testing.T) {
 	w.faults["confirm"] = []fault{before, after, before}
 	require.Empty(t, w.buy(w.request("a", "k", 1))[0].Code)
 
-	for range 100 {
-		w.faults["confirm"] = append(w.faults["confirm"], after)
-	}
-	a := w.buy(w.request("b", "k", 1))[0]
+	w.faults["confirm"] = always(after)
+	q := w.request("b", "k", 1)
+	a := w.buy(q)[0]
 	require.Equal(t, sale.CodeOutcomeUnknown, a.Code)
 	w.rest()
 	require.Len(t, w.committed(), 2, "it had run: the check-back commits it")
 	w.redis.SetTime(time.Time{})
 	again := w.buy(w.request("b", "k", 1))[0]
 	require.True(t, again.Replayed, "and the retry finds out")
+}
+
+func always(f fault) []fault {
+	var faults []fault
+	for range 100 {
+		faults = append(faults, f)
+	}
+	return faults
+}
+
+// TestAReplayNeedsTheReplicas: that Redis says CONFIRMED is not enough, since the
+// gateway that wrote it may have died before it was on a replica.
+func TestAReplayNeedsTheReplicas(t *testing.T) {
+	w := newWorld(t, 2)
+	require.Empty(t, w.buy(w.request("a", "k", 1))[0].Code)
+	w.faults["confirm"] = always(after)
+	require.Equal(t, sale.CodeOutcomeUnknown, w.buy(w.request("a", "k", 1))[0].Code)
+}
+
+func TestAnUnknownConfirmIsAnsweredBeforeTheDeadline(t *testing.T) {
+	w := newWorld(t, 2)
+	w.faults["confirm"] = always(before)
+	q := w.request("a", "k", 1)
+	answered := make(chan Answer, 1)
+	go func() { answered <- q.Wait() }()
+	w.p.Run(context.Background(), &w.sale, []*Request{q})
+	require.NotEqual(t, int32(abandoned), q.state.Load(), "the shopper was still there")
+	require.Equal(t, sale.CodeOutcomeUnknown, (<-answered).Code)
 }
 
 func TestASweptReservationIsGone(t *testing.T) {

@@ -24,6 +24,7 @@ const (
 	refused fault = "certainly not run"
 	before  fault = "lost before it ran"
 	after   fault = "ran, reply lost"
+	late    fault = "lost, runs when all is over"
 )
 
 var errLost = errors.New("i/o timeout")
@@ -39,6 +40,7 @@ type world struct {
 	mu     sync.Mutex
 	faults map[string][]fault // by call, in turn; then it works
 	halves map[sale.ID]*half
+	late   []func()
 	// between is called between half and confirm.
 	between func()
 }
@@ -80,8 +82,9 @@ func (w *world) next(call string) fault {
 	return queue[0]
 }
 
-// through makes one call of an engine with the next fault in turn.
-func through[T any](w *world, call string, do func() (T, error)) (T, error) {
+// through makes one call of an engine with the next fault in turn. again is the same
+// call on copies, for when it comes late.
+func through[T any](w *world, call string, do func() (T, error), again func()) (T, error) {
 	var zero T
 	switch w.next(call) {
 	case refused:
@@ -91,36 +94,60 @@ func through[T any](w *world, call string, do func() (T, error)) (T, error) {
 	case after:
 		_, _ = do()
 		return zero, errLost
+	case late:
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.late = append(w.late, again)
+		return zero, errLost
 	default:
 		return do()
 	}
 }
 
 func (w *world) Reserve(ctx context.Context, b *sale.Batch, terms stock.Terms, hold time.Duration, out []stock.Outcome) (int64, error) {
-	return through(w, "reserve", func() (int64, error) { return w.store.Reserve(ctx, b, terms, hold, out) })
+	copied := clone(b)
+	return through(w, "reserve",
+		func() (int64, error) { return w.store.Reserve(ctx, b, terms, hold, out) },
+		func() {
+			_, _ = w.store.Reserve(context.Background(), copied, terms, hold, make([]stock.Outcome, len(copied.Orders)))
+		})
 }
 
 func (w *world) Confirm(ctx context.Context, b *sale.Batch) (stock.State, error) {
-	return through(w, "confirm", func() (stock.State, error) { return w.store.Confirm(ctx, b) })
+	copied := clone(b)
+	return through(w, "confirm",
+		func() (stock.State, error) { return w.store.Confirm(ctx, b) },
+		func() { _, _ = w.store.Confirm(context.Background(), copied) })
 }
 
 func (w *world) Release(ctx context.Context, saleID string, batch sale.ID, epoch int64, orders []sale.Order) (stock.State, error) {
-	return through(w, "release", func() (stock.State, error) { return w.store.Release(ctx, saleID, batch, epoch, orders) })
+	copied := append([]sale.Order(nil), orders...)
+	return through(w, "release",
+		func() (stock.State, error) { return w.store.Release(ctx, saleID, batch, epoch, orders) },
+		func() { _, _ = w.store.Release(context.Background(), saleID, batch, epoch, copied) })
+}
+
+func clone(b *sale.Batch) *sale.Batch {
+	copied := *b
+	copied.Orders = append([]sale.Order(nil), b.Orders...)
+	return &copied
 }
 
 func (w *world) Send(_ context.Context, b *sale.Batch, local func() bus.Decision) error {
+	copied := clone(b)
 	store := func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		copied := *b
-		copied.Orders = append([]sale.Order(nil), b.Orders...)
-		w.halves[b.ID] = &half{batch: copied}
+		w.halves[copied.ID] = &half{batch: *copied}
 	}
 	switch w.next("half") {
 	case refused, before:
 		return errLost
 	case after:
 		store()
+		return errLost
+	case late:
+		w.late = append(w.late, store)
 		return errLost
 	}
 	store()
@@ -167,11 +194,22 @@ func (w *world) request(user, key string, quantity int) *Request {
 	}, time.Now().Add(300*time.Millisecond))
 }
 
-// rest lets the system come to rest: the sweeper past every deadline, a check-back
-// for every open half message, and a worker for every committed one.
+// held is the units held at this moment.
+func (w *world) held() int64 {
+	snap, err := w.store.Snapshot(context.Background(), w.sale.ID)
+	require.NoError(w.t, err)
+	return snap.Held
+}
+
+// rest lets the system come to rest: what is late arrives, then the sweeper past every
+// deadline, a check-back for every open half message, and a worker for every committed one.
 func (w *world) rest() {
 	ctx := context.Background()
 	w.faults = map[string][]fault{}
+	for _, arrive := range w.late {
+		arrive()
+	}
+	w.late = nil
 	w.redis.SetTime(time.Now().Add(time.Minute))
 	due, err := w.store.Due(ctx, w.sale.ID, 100)
 	require.NoError(w.t, err)
