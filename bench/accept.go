@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 )
@@ -47,6 +48,7 @@ func (ac *accept) run(ctx context.Context, sys *system, o *options) (*report, er
 		return rep, err
 	}
 	rep.Audit = after.audit
+	rep.set("audited", fmt.Sprintf("%d of %d orders across both stores", after.compared, len(orders)))
 
 	// To the last 202 and not to the last answer: the rate is of what was accepted.
 	burst := lastAccepted(rec.answers)

@@ -17,6 +17,7 @@ var (
 	keyLimits    = []string{"limits"}
 	keyBatchMax  = []string{"batch", "max"}
 	keyData      = []string{"data_dir"}
+	keyWatermark = []string{"reconciler", "watermark"}
 )
 
 // fileKeys are those whose values are paths, to be found from the copy's folder too.
@@ -133,15 +134,16 @@ func raise(node *yaml.Node) (raised int) {
 
 // setup is how the config of a run differs from the file it was given.
 type setup struct {
-	listen, operators string // of the first daemon, which the commands speak to
+	listen, operators string // of the first daemon; "" = as given
 	raiseLimits       bool
 	batchMax          string // "" = as given
-	embedded          bool   // its data goes into dir too
+	watermark         string // "" = as given
+	dataDir           string // of embedded engines; "" = as given
 }
 
 // writeConfig writes a changed copy of a config file, and of its limits file, into
-// dir and returns its path.
-func writeConfig(from, dir string, s setup) (string, error) {
+// dir and returns its path there.
+func writeConfig(from, dir, name string, s setup) (string, error) {
 	config, err := readDocument(from)
 	if err != nil {
 		return "", err
@@ -155,21 +157,28 @@ func writeConfig(from, dir string, s setup) (string, error) {
 			return "", err
 		}
 	}
-	err = errors.Join(config.set(keyListen, s.listen), config.set(keyOperators, s.operators))
-	if s.batchMax != "" {
-		err = errors.Join(err, config.set(keyBatchMax, s.batchMax))
-	}
-	if s.embedded {
-		err = errors.Join(err, config.set(keyData, filepath.Join(dir, "data")))
-	}
+	limits := ""
 	if s.raiseLimits {
-		raised := filepath.Join(dir, "limits.yaml")
-		err = errors.Join(err, writeRaised(config.get(keyLimits), raised), config.set(keyLimits, raised))
+		limits = filepath.Join(dir, "limits.yaml")
+		if err := writeRaised(config.get(keyLimits), limits); err != nil {
+			return "", err
+		}
 	}
-	if err != nil {
-		return "", err
+	for _, change := range []struct {
+		key   []string
+		value string
+	}{
+		{keyListen, s.listen}, {keyOperators, s.operators}, {keyLimits, limits},
+		{keyBatchMax, s.batchMax}, {keyWatermark, s.watermark}, {keyData, s.dataDir},
+	} {
+		if change.value == "" {
+			continue
+		}
+		if err := config.set(change.key, change.value); err != nil {
+			return "", err
+		}
 	}
-	to := filepath.Join(dir, "flashgate.yaml")
+	to := filepath.Join(dir, name)
 	return to, config.write(to)
 }
 

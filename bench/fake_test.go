@@ -24,12 +24,30 @@ const fakeVariable = "FLASHGATE_BENCH_FAKE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(fakeVariable) == "" {
-		os.Exit(m.Run())
+		os.Exit(runTests(m))
 	}
 	if err := fakeFlashgate(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// runTests runs the tests with an environment in which every process they start is
+// the fake, and what failed runs keep is removed in the end.
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "flashgate-bench-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	for name, value := range map[string]string{fakeVariable: "1", "TMPDIR": dir, "FLASHGATE_JWT_SECRET": ""} {
+		if err := os.Setenv(name, value); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return m.Run()
 }
 
 // persistDelay is how long an order of the fake stays PROCESSING.
@@ -176,7 +194,7 @@ func (s *fakeShop) operate(c *fasthttp.RequestCtx) {
 		if s.fault == "audit" {
 			c.SetStatusCode(http.StatusConflict)
 		}
-		c.SetBodyString(`{"sale":"x"}`)
+		c.SetBodyString(`{"sales":[{"ledger_orders_compared":20,"redis_records_compared":21}]}`)
 	}
 }
 

@@ -148,22 +148,24 @@ func (r *report) print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s: %s\n", r.Scenario, verdict)
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	row := func(label, value, unit string) { _, _ = fmt.Fprintf(t, "  %s\t%s\t%s\n", label, value, unit) }
+	row := func(label, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", label, value) }
+	number := func(label, value, unit string) { row(label, fmt.Sprintf("%8s  %s", value, unit)) }
 	if r.Sale != "" {
-		row("sale", r.Sale, "")
+		row("sale", r.Sale)
 	}
 	for _, s := range r.Settings {
-		row(s.Name, fmt.Sprint(s.Value), "")
+		row(s.Name, fmt.Sprint(s.Value))
 	}
+	_, _ = fmt.Fprintln(t) // a new table: long settings are not to push the figures' units away
 	for i, c := range r.Answers {
 		label := ""
 		if i == 0 {
 			label = "got"
 		}
-		row(label, fmt.Sprint(c.Count), c.kind.String())
+		number(label, fmt.Sprint(c.Count), c.kind.String())
 	}
 	for _, f := range r.Figures {
-		row(f.Name, decimals(f.Value), f.Unit)
+		number(f.Name, decimals(f.Value), f.Unit)
 	}
 	if err := t.Flush(); err != nil {
 		return err

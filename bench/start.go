@@ -167,13 +167,17 @@ func (s *system) start(ctx context.Context, o *options, batchMax string, daemons
 	if err != nil {
 		return err
 	}
-	s.config, err = writeConfig(s.config, s.dir, setup{
+	changes := setup{
 		listen:      addrs[0],
 		operators:   addrs[1],
 		raiseLimits: o.limits == limitsRaised,
 		batchMax:    batchMax,
-		embedded:    o.start == startEmbedded,
-	})
+	}
+	if o.start == startEmbedded {
+		// Its audit is made by the process, with the watermark of the process.
+		changes.dataDir, changes.watermark = filepath.Join(s.dir, "data"), auditWatermark.String()
+	}
+	s.config, err = writeConfig(s.config, s.dir, "flashgate.yaml", changes)
 	if err != nil {
 		return err
 	}

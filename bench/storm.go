@@ -77,6 +77,7 @@ func (st *storm) run(ctx context.Context, sys *system, o *options) (*report, err
 		return rep, err
 	}
 	rep.Audit = after.audit
+	rep.set("audited", fmt.Sprintf("%d of %d orders across both stores", after.compared, len(orders)))
 	rep.figure("answers", float64(len(sends))/rec.took.Seconds(), "/s")
 	rep.latency("answer", sends, func(*answer) bool { return true })
 	rep.latency("202", sends, func(a *answer) bool { return a.status == http.StatusAccepted })

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +26,17 @@ import (
 	"flashgate/internal/purchase"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
+	"flashgate/internal/token"
+)
+
+// What stands behind a real edge fits.
+var (
+	_ Verifier = (*token.Verifier)(nil)
+	_ Limits   = (*limits.Limiter)(nil)
+	_ Breaker  = (*limits.Breaker)(nil)
+	_ Ledger   = (*ledger.Ledger)(nil)
+	_ Stock    = (*stock.Store)(nil)
+	_ Runner   = (*purchase.Protocol)(nil)
 )
 
 // verifier takes the token "user-NAME" for NAME's.
@@ -102,6 +115,7 @@ func (e *engines) OrdersOf(_ context.Context, user, saleID string, limit int) ([
 			list = append(list, o)
 		}
 	}
+	slices.SortFunc(list, func(a, b ledger.Order) int { return cmp.Compare(b.ID, a.ID) })
 	return list[:min(len(list), limit)], nil
 }
 
@@ -190,6 +204,19 @@ func flashSale() sale.Sale {
 // clock stands still within the sale.
 func clock() time.Time { return began.Add(30 * time.Minute) }
 
+// options are as in production, but for the refreshes.
+func options(e *engines, run runner) Options {
+	return Options{
+		Listen: "127.0.0.1:0", Verifier: verifier{}, Ledger: e, Stock: e, Runner: run,
+		IDs: sale.NewIDs(1, clock), Now: clock, Log: slog.New(slog.DiscardHandler),
+		Connections: 65536, HeaderBytes: 8192, BodyBytes: 4096,
+		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		PurchaseTimeout: 3 * time.Second, ReadWait: time.Second, ReplayWait: 250 * time.Millisecond, DrainTimeout: 10 * time.Second,
+		ReadsMax: 256, BatchMax: 128, Flushers: 4, QueueMax: 16384, SalesMax: 1024,
+		SaleRefresh: 5 * time.Millisecond, StockRefresh: 5 * time.Millisecond,
+	}
+}
+
 func newEdge(t *testing.T, run runner, change ...func(*Options)) *edge {
 	t.Helper()
 	e := &engines{
@@ -203,11 +230,8 @@ func newEdge(t *testing.T, run runner, change ...func(*Options)) *edge {
 	e.sales = append(e.sales, draft)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	o := Options{
-		Listener: ln, Verifier: verifier{}, Ledger: e, Stock: e, Runner: run,
-		IDs: sale.NewIDs(1, clock), Now: clock, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
-		SaleRefresh: 5 * time.Millisecond, StockRefresh: 5 * time.Millisecond,
-	}
+	o := options(e, run)
+	o.Listener, o.Registerer = ln, prometheus.NewRegistry()
 	for _, f := range change {
 		f(&o)
 	}

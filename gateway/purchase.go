@@ -17,7 +17,7 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 	if no := g.authenticate(c); no.code != "" {
 		return no
 	}
-	l, no := g.listing(id)
+	l, no := g.published(id)
 	if no.code != "" {
 		return no
 	}

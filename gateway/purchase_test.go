@@ -108,7 +108,7 @@ func (x *edge) sale() *sale.Sale {
 func TestReplayStatus(t *testing.T) {
 	a := purchase.Answer{OrderID: 77, Quantity: 1, AmountCents: 1999, Replayed: true}
 	x := newEdge(t, func(s *sale.Sale, q []*purchase.Request) { answering(a)(s, q) },
-		func(o *Options) { o.ReplayWait = 50 * time.Millisecond; o.ReadsMax = 1 })
+		func(o *Options) { o.ReplayWait = 300 * time.Millisecond; o.ReadsMax = 1 })
 	stored := ledger.Order{Order: sale.Order{ID: 77, SaleID: "spring", UserID: "alice", Quantity: 1, AmountCents: 1999}}
 	check := func(want sale.OrderStatus) {
 		t.Helper()
@@ -168,7 +168,7 @@ func TestDeadlines(t *testing.T) {
 		if took[len(took)-1] {
 			q[0].Answer(purchase.Answer{Code: sale.CodeSoldOut})
 		}
-	}, func(o *Options) { o.Flushers, o.BatchMax, o.PurchaseTimeout = 1, 1, 50*time.Millisecond })
+	}, func(o *Options) { o.Flushers, o.BatchMax, o.PurchaseTimeout = 1, 1, 300*time.Millisecond })
 	taken := make(chan response, 1)
 	go func() {
 		r, _ := x.send("POST", "/v1/sales/spring/purchases", "", "Authorization", "Bearer user-alice")
@@ -206,9 +206,9 @@ func TestRefusedPurchaseAllocates(t *testing.T) {
 // still is a gateway that serves nobody, with its view of the sales read once.
 func still(t testing.TB, run runner) *Gateway {
 	e := &engines{sales: []sale.Sale{flashSale()}, stocks: map[string]int64{"spring": 1}}
-	g, err := New(Options{
-		Listen: "127.0.0.1:0", Verifier: alice{}, Ledger: e, Stock: e, Runner: run, IDs: sale.NewIDs(1, time.Now), Limits: &open{},
-	})
+	o := options(e, run)
+	o.Verifier, o.Limits = alice{}, &open{}
+	g, err := New(o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, g.listener.Listener.Close()) })
 	require.NoError(t, g.catalog.refresh(context.Background()))

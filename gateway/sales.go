@@ -40,7 +40,7 @@ func (g *Gateway) sales(c *call) refusal {
 
 // sale is GET /v1/sales/{id}.
 func (g *Gateway) sale(c *call, id []byte) refusal {
-	l, no := g.listing(id)
+	l, no := g.published(id)
 	if no.code != "" {
 		return no
 	}
@@ -49,8 +49,8 @@ func (g *Gateway) sale(c *call, id []byte) refusal {
 	return refusal{}
 }
 
-// listing finds a published sale, or says truthfully that it can't.
-func (g *Gateway) listing(id []byte) (*listing, refusal) {
+// published finds a published sale, or says truthfully that it can't.
+func (g *Gateway) published(id []byte) (*listing, refusal) {
 	l, ready := g.catalog.find(id)
 	switch {
 	case l != nil:

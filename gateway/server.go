@@ -59,7 +59,7 @@ type Breaker interface {
 	Do(ctx context.Context, do func(context.Context) error) error
 }
 
-// Options are a gateway's parts and bounds. A bound that is 0 takes its default.
+// Options are a gateway's parts and bounds. Every bound must be set.
 type Options struct {
 	Listen   string       // host:port; unless Listener is set
 	Listener net.Listener // taken over by the gateway
@@ -76,83 +76,60 @@ type Options struct {
 	Registerer    prometheus.Registerer // nil = no metrics
 	Now           func() time.Time      // nil = time.Now; decides what phase a sale is shown in
 
-	Connections     int           // open at once; at least 8192, default 65536
-	HeaderBytes     int           // request line and header; default 8192
-	BodyBytes       int           // default 4096
-	ReadTimeout     time.Duration // of a whole request, from its first byte; default 5 s
-	WriteTimeout    time.Duration // of an answer; default 5 s
-	IdleTimeout     time.Duration // between two requests of a connection; default 60 s
-	PurchaseTimeout time.Duration // until a purchase is answered; default 3 s
-	ReadWait        time.Duration // for the ledger, and again for Redis, in one poll; default 1 s
-	ReplayWait      time.Duration // for the ledger's word on a replayed order; default 250 ms
-	DrainTimeout    time.Duration // for what is in hand when Run is told to stop; default 10 s
-	ReadsMax        int           // reads of ledger or Redis under way; default 256
-	BatchMax        int           // requests in a batch; default 128
-	Flushers        int           // batches under way, a sale; default 4
-	QueueMax        int           // requests waiting, a sale; default 16384
-	SalesMax        int           // sales selling at once; default 1024
-	SaleRefresh     time.Duration // of the sales' terms; at most 1 s, default 300 ms
-	StockRefresh    time.Duration // of the stock shown; at most 150 ms, default 100 ms
+	Connections     int           // open at once, at least 8192
+	HeaderBytes     int           // request line and header
+	BodyBytes       int           // request body
+	ReadTimeout     time.Duration // of a whole request, from its first byte
+	WriteTimeout    time.Duration // of an answer
+	IdleTimeout     time.Duration // between two requests of a connection
+	PurchaseTimeout time.Duration // until a purchase is answered
+	ReadWait        time.Duration // for the ledger, and again for Redis, when an order is asked for
+	ReplayWait      time.Duration // for the ledger's word on a replayed order
+	DrainTimeout    time.Duration // for what is in hand when Run is told to stop
+	ReadsMax        int           // reads of ledger or Redis under way
+	BatchMax        int           // requests in a batch
+	Flushers        int           // batches under way, a sale
+	QueueMax        int           // requests waiting, a sale
+	SalesMax        int           // sales selling at once
+	SaleRefresh     time.Duration // of the sales' terms: a change is everywhere within 1 s
+	StockRefresh    time.Duration // of the stock shown: at most 200 ms old, the reading included
 }
 
-// leastConnections: fewer would refuse a crowd that the limits let in.
-const leastConnections = 8192
-
-// complete fills in defaults and says what is wrong.
-func (o *Options) complete() error {
-	if o.Verifier == nil || o.Ledger == nil || o.Stock == nil || o.Runner == nil || o.IDs == nil {
-		panic("BUG: gateway.New wants a verifier, a ledger, a stock, a runner and a source of ids")
-	}
-	if o.Log == nil {
-		o.Log = slog.Default()
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
+// check says which bound is missing or out of range.
+func (o *Options) check() error {
 	for _, n := range []struct {
-		name     string
-		value    *int
-		standard int
-		least    int
+		name         string
+		value, least int
 	}{
-		{"connections", &o.Connections, 65536, leastConnections},
-		{"header bytes", &o.HeaderBytes, 8192, 1024},
-		{"body bytes", &o.BodyBytes, 4096, 64},
-		{"reads", &o.ReadsMax, 256, 1},
-		{"batch size", &o.BatchMax, 128, 1},
-		{"flushers", &o.Flushers, 4, 1},
-		{"queue", &o.QueueMax, 16384, 1},
-		{"sales", &o.SalesMax, 1024, 1},
+		{"connections", o.Connections, 8192}, // fewer would refuse a crowd that the limits let in
+		{"header bytes", o.HeaderBytes, 1024},
+		{"body bytes", o.BodyBytes, 64},
+		{"reads", o.ReadsMax, 1},
+		{"batch size", o.BatchMax, 1},
+		{"flushers", o.Flushers, 1},
+		{"queue", o.QueueMax, 1},
+		{"sales", o.SalesMax, 1},
 	} {
-		if *n.value == 0 {
-			*n.value = n.standard
-		}
-		if *n.value < n.least {
-			return fmt.Errorf("gateway: %s: want at least %d, got %d", n.name, n.least, *n.value)
+		if n.value < n.least {
+			return fmt.Errorf("gateway: %s: want at least %d, got %d", n.name, n.least, n.value)
 		}
 	}
-	const longest = time.Hour
 	for _, d := range []struct {
-		name     string
-		value    *time.Duration
-		standard time.Duration
-		most     time.Duration
+		name               string
+		value, least, most time.Duration
 	}{
-		{"read timeout", &o.ReadTimeout, 5 * time.Second, longest},
-		{"write timeout", &o.WriteTimeout, 5 * time.Second, longest},
-		{"idle timeout", &o.IdleTimeout, time.Minute, longest},
-		{"purchase timeout", &o.PurchaseTimeout, 3 * time.Second, longest},
-		{"read wait", &o.ReadWait, time.Second, longest},
-		{"replay wait", &o.ReplayWait, 250 * time.Millisecond, longest},
-		{"drain timeout", &o.DrainTimeout, 10 * time.Second, longest},
-		{"sale refresh", &o.SaleRefresh, 300 * time.Millisecond, time.Second},
-		{"stock refresh", &o.StockRefresh, 100 * time.Millisecond, 150 * time.Millisecond},
+		{"read timeout", o.ReadTimeout, time.Millisecond, time.Hour},
+		{"write timeout", o.WriteTimeout, time.Millisecond, time.Hour},
+		{"idle timeout", o.IdleTimeout, time.Millisecond, time.Hour},
+		{"purchase timeout", o.PurchaseTimeout, time.Millisecond, time.Hour},
+		{"read wait", o.ReadWait, time.Millisecond, time.Hour},
+		{"replay wait", o.ReplayWait, time.Millisecond, time.Hour},
+		{"drain timeout", o.DrainTimeout, 0, time.Hour},
+		{"sale refresh", o.SaleRefresh, time.Millisecond, time.Second},
+		{"stock refresh", o.StockRefresh, time.Millisecond, 150 * time.Millisecond},
 	} {
-		if *d.value == 0 {
-			*d.value = d.standard
-		}
-		if *d.value < 0 || *d.value > d.most {
-			return fmt.Errorf("gateway: %s: want up to %s, got %s", d.name, d.most, *d.value)
+		if d.value < d.least || d.value > d.most {
+			return fmt.Errorf("gateway: %s: want %s to %s, got %s", d.name, d.least, d.most, d.value)
 		}
 	}
 	return nil
@@ -172,8 +149,17 @@ type Gateway struct {
 
 // New checks o and binds the listener; Run serves it.
 func New(o Options) (*Gateway, error) {
-	if err := o.complete(); err != nil {
+	if o.Verifier == nil || o.Ledger == nil || o.Stock == nil || o.Runner == nil || o.IDs == nil {
+		panic("BUG: gateway.New wants a verifier, a ledger, a stock, a runner and a source of ids")
+	}
+	if err := o.check(); err != nil {
 		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	ln := o.Listener
 	if ln == nil {
@@ -245,8 +231,9 @@ func (g *Gateway) Ready() error {
 }
 
 // Run serves until ctx ends, then drains: no new connections, 503 to new requests,
-// an answer to everything in hand. It returns within the drain timeout, with an
-// error if something in hand was cut off. It may be called once.
+// an answer to everything in hand. It returns within the drain timeout and the two
+// seconds that an interrupted run may take to void its batch, with an error if
+// something in hand was cut off. It may be called once.
 func (g *Gateway) Run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var refreshing sync.WaitGroup
@@ -293,7 +280,10 @@ func (g *Gateway) drain() error {
 		case <-ctx.Done():
 		}
 	}
-	cut := g.listener.active.Load()
+	var cut int64
+	if ctx.Err() != nil {
+		cut = g.listener.active.Load()
+	}
 	g.batcher.stop(ctx)
 	g.listener.shutdown()
 	if cut > 0 {
@@ -431,7 +421,7 @@ func (g *Gateway) unreadable(ctx *fasthttp.RequestCtx, err error) {
 	c := calls.Get().(*call)
 	c.ctx, c.began = ctx, time.Now()
 	p := c.problem(refuse(unreadableCode(err)))
-	g.metrics.observe(routeUnknown, p, 0)
+	g.metrics.done[routeUnknown][p.slot].Inc()
 	c.release()
 }
 

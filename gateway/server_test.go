@@ -49,6 +49,7 @@ func TestRefusalsInOrder(t *testing.T) {
 		{"body too large", false, true, "POST", purchases, strings.Repeat("x", 5000), append(good, "Content-Type", "text/plain"), 413, sale.CodeTooLarge},
 		{"media type", false, true, "POST", purchases, bad, append(good, "Content-Type", "text/plain"), 415, sale.CodeMediaType},
 		{"no media type", false, true, "POST", purchases, bad, append(good, "Content-Type", ""), 415, sale.CodeMediaType},
+		{"multipart", false, true, "POST", purchases, "--x\r\nrubbish", append(good, "Content-Type", "multipart/form-data; boundary=x"), 415, sale.CodeMediaType},
 		{"encoding", false, true, "POST", purchases, bad, append(good, "Content-Encoding", "gzip"), 415, sale.CodeMediaType},
 		{"body", false, true, "POST", purchases, bad, append(good, "Idempotency-Key", "k"), 400, sale.CodeInvalid},
 		{"key", false, true, "POST", purchases, "{}", append(good, "Idempotency-Key", strings.Repeat("k", 65)), 400, sale.CodeInvalid},
@@ -122,7 +123,7 @@ func TestMethods(t *testing.T) {
 func TestUnreadableRequests(t *testing.T) {
 	ran := 0
 	x := newEdge(t, func(s *sale.Sale, q []*purchase.Request) { ran++; accept(s, q) },
-		func(o *Options) { o.ReadTimeout = 100 * time.Millisecond })
+		func(o *Options) { o.ReadTimeout = 500 * time.Millisecond })
 	head := "POST /v1/sales/spring/purchases HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer user-alice\r\nContent-Type: application/json\r\n"
 	for _, c := range []struct{ name, request, status, code string }{
 		{"no HTTP", "\x16\x03\x01\x00\xa5\r\n\r\n", "400", "INVALID_REQUEST"},
@@ -179,7 +180,9 @@ func TestExpectContinue(t *testing.T) {
 
 func TestConnectionLimit(t *testing.T) {
 	x := newEdge(t, accept)
+	x.g.listener.mu.Lock()
 	x.g.listener.limit = 1
+	x.g.listener.mu.Unlock()
 	require.Equal(t, 202, x.buy().status) // kept alive
 	answer := x.raw(nil)
 	require.Contains(t, answer, "HTTP/1.1 503 ")
@@ -249,6 +252,26 @@ func TestDrain(t *testing.T) {
 	require.Zero(t, x.g.listener.open())
 }
 
+// A read in hand holds the drain up too, however long nothing else happens.
+func TestDrainWaitsForReads(t *testing.T) {
+	inHand, goOn := make(chan struct{}), make(chan struct{})
+	x := newEdge(t, accept)
+	x.engines.change(func() { x.engines.onOrder = func() { close(inHand); <-goOn } })
+	read := make(chan response, 1)
+	go func() {
+		r, _ := x.send("GET", "/v1/orders/1", "", asAlice...)
+		read <- r
+	}()
+	<-inHand
+	x.stop()
+	require.Never(t, func() bool { return len(x.ended) > 0 || x.g.listener.open() == 0 },
+		2*drainQuietMillis*time.Millisecond, drainPollMillis*time.Millisecond)
+	close(goOn)
+	x.problem(<-read, 404, sale.CodeOrderNotFound)
+	require.NoError(t, <-x.ended)
+	x.ended <- nil
+}
+
 func TestDrainDeadline(t *testing.T) {
 	inHand, answer := make(chan struct{}), make(chan struct{})
 	x := newEdge(t, func(s *sale.Sale, q []*purchase.Request) {
@@ -266,13 +289,14 @@ func TestDrainDeadline(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	base := Options{Listen: "127.0.0.1:0", Verifier: verifier{}, Ledger: &engines{}, Stock: &engines{}, Runner: runner(accept), IDs: sale.NewIDs(0, time.Now)}
+	base := options(&engines{}, accept)
 	for name, change := range map[string]func(*Options){
 		"connections: want at least 8192":  func(o *Options) { o.Connections = 100 },
 		"batch size: want at least 1":      func(o *Options) { o.BatchMax = -1 },
-		"read timeout: want up to":         func(o *Options) { o.ReadTimeout = -1 },
-		"sale refresh: want up to 1s":      func(o *Options) { o.SaleRefresh = 2 * time.Second },
-		"stock refresh: want up to 150ms":  func(o *Options) { o.StockRefresh = 200 * time.Millisecond },
+		"read timeout: want 1ms to 1h":     func(o *Options) { o.ReadTimeout = 0 },
+		"idle timeout: want 1ms to 1h":     func(o *Options) { o.IdleTimeout = 0 },
+		"sale refresh: want 1ms to 1s":     func(o *Options) { o.SaleRefresh = 2 * time.Second },
+		"stock refresh: want 1ms to 150ms": func(o *Options) { o.StockRefresh = 200 * time.Millisecond },
 		"listen tcp: address 70000: inval": func(o *Options) { o.Listen = "127.0.0.1:70000" },
 	} {
 		o := base

@@ -115,22 +115,22 @@ type messageOrder struct {
 // Decode reads a message body. An error says what is wrong with it, and means that
 // trying again will not help.
 func Decode(body []byte) (*sale.Batch, error) {
-	// The version comes first: the rest of another version may not parse.
-	var version struct {
-		Version int `json:"v"`
-	}
 	if !utf8.Valid(body) {
 		return nil, errors.New("decode message: not UTF-8")
 	}
-	if err := json.Unmarshal(body, &version); err != nil {
-		return nil, fmt.Errorf("decode message: %w", err)
-	}
-	if version.Version != bodyVersion {
-		return nil, fmt.Errorf("decode message: version %d, this program reads %d", version.Version, bodyVersion)
-	}
 	var m message
 	if err := json.Unmarshal(body, &m); err != nil {
-		return nil, fmt.Errorf("decode message: %w", err)
+		// Another version may not fit this one's fields: then say that.
+		var other struct {
+			Version int `json:"v"`
+		}
+		if json.Unmarshal(body, &other) != nil || other.Version == bodyVersion {
+			return nil, fmt.Errorf("decode message: %w", err)
+		}
+		m.Version = other.Version
+	}
+	if m.Version != bodyVersion {
+		return nil, fmt.Errorf("decode message: version %d, this program reads %d", m.Version, bodyVersion)
 	}
 	if m.Epoch == nil {
 		return nil, errors.New("decode message: epoch is missing")

@@ -55,36 +55,15 @@ func (h *half) decision() Decision {
 
 // producer is one connection that sends half messages and answers check-backs.
 type producer struct {
-	bus     *RocketMQ
-	client  atomic.Pointer[rocketmq.TransactionProducer] // nil until connected
-	failure atomic.Pointer[error]                        // why it is not connected yet
-	busy    atomic.Int64                                 // half messages under way
-	halves  sync.Map                                     // *primitive.Message → *half, while the client has it
+	bus    *RocketMQ
+	client atomic.Pointer[rocketmq.TransactionProducer] // nil until connected
+	busy   atomic.Int64                                 // half messages under way
+	halves sync.Map                                     // *primitive.Message → *half, while the client has it
 }
 
-// connect makes the client once the topic's broker answers, and warms it up. From
-// then on the client itself finds the broker again whenever it was away.
-func (p *producer) connect(ctx context.Context) {
-	for try := 1; ; try++ {
-		err := p.open(ctx)
-		if err == nil {
-			return
-		}
-		p.failure.Store(&err)
-		wait := pause(try)
-		p.bus.log.Warn("RocketMQ not reached, will try again", "wait", wait, "error", err)
-		if !sleep(ctx, wait) {
-			return
-		}
-	}
-}
-
+// open makes the client and warms it up. From then on the client itself finds the
+// broker again whenever it was away. An error is one of the options.
 func (p *producer) open(ctx context.Context) error {
-	// Asked first: a client made before its broker is there sends no heartbeat, and so
-	// gets no check-backs, for 30 s. Nor does it forget a topic that it did not find.
-	if err := ping(ctx, p.bus.options.NameServers, p.bus.options.Topic); err != nil {
-		return err
-	}
 	client, err := rocketmq.NewTransactionProducer((*listener)(p),
 		clientproducer.WithNsResolver(p.bus.nameServers),
 		clientproducer.WithGroupName(p.bus.options.ProducerGroup),
@@ -118,10 +97,9 @@ func (p *producer) warmUp(ctx context.Context, client rocketmq.TransactionProduc
 		if err == nil {
 			return
 		}
-		p.failure.Store(&err)
-		wait := pause(try)
-		p.bus.log.Warn("RocketMQ takes no half message yet, will try again", "wait", wait, "error", err)
-		if !sleep(ctx, wait) {
+		p.bus.failure.Store(&err)
+		p.bus.log.Warn("RocketMQ takes no half message yet, will try again", "try", try, "error", err)
+		if !sleep(ctx, pause(try)) {
 			return
 		}
 	}

@@ -32,6 +32,7 @@ type RocketMQ struct {
 	metrics     *metrics
 	nameServers *nameServers
 	producers   []*producer
+	failure     atomic.Pointer[error] // why no producer is connected yet
 	consumed    atomic.Bool
 
 	ctx    context.Context // ends at Close
@@ -66,12 +67,36 @@ func OpenRocketMQ(options Options) (*RocketMQ, error) {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if options.Check != nil {
 		for range options.Producers {
-			p := &producer{bus: r}
-			r.producers = append(r.producers, p)
-			r.connecting.Go(func() { p.connect(r.ctx) })
+			r.producers = append(r.producers, &producer{bus: r})
 		}
+		r.connecting.Go(func() { r.connect(r.ctx) })
 	}
 	return r, nil
+}
+
+// connect opens the producers once the topic's broker answers. Not before: a client
+// made earlier sends no heartbeat, and so gets no check-backs, for 30 s; nor does it
+// forget that it did not find a topic.
+func (r *RocketMQ) connect(ctx context.Context) {
+	for try := 1; ; try++ {
+		err := ping(ctx, r.options.NameServers, r.options.Topic)
+		if err == nil {
+			break
+		}
+		r.failure.Store(&err)
+		r.log.Warn("RocketMQ not reached, will try again", "try", try, "error", err)
+		if !sleep(ctx, pause(try)) {
+			return
+		}
+	}
+	for _, p := range r.producers {
+		r.connecting.Go(func() {
+			if err := p.open(ctx); err != nil {
+				r.failure.Store(&err)
+				r.log.Error("producer not opened", "error", err)
+			}
+		})
+	}
 }
 
 // Send implements Bus. It returns by ctx's deadline, whatever the client does, and
@@ -148,20 +173,17 @@ func (r *RocketMQ) begin(f func()) error {
 func (r *RocketMQ) leastBusy() (*producer, error) {
 	var best *producer
 	var bestBusy int64
-	var failure error = errNotConnected
 	for _, p := range r.producers {
 		busy := p.busy.Load()
-		switch {
-		case p.client.Load() == nil:
-			if err := p.failure.Load(); err != nil {
-				failure = fmt.Errorf("%w: %w", errNotConnected, *err)
-			}
-		case best == nil || busy < bestBusy:
+		if p.client.Load() != nil && (best == nil || busy < bestBusy) {
 			best, bestBusy = p, busy
 		}
 	}
 	if best == nil {
-		return nil, failure
+		if failure := r.failure.Load(); failure != nil {
+			return nil, fmt.Errorf("%w: %w", errNotConnected, *failure)
+		}
+		return nil, errNotConnected
 	}
 	if best.busy.Add(1) > halvesUnderWay {
 		best.busy.Add(-1)

@@ -123,13 +123,11 @@ func (s *subscription) connect() pushConsumer {
 		if err == nil {
 			return client
 		}
-		wait := pause(try)
-		if s.topic == strandedTopic && errors.Is(err, errNoRoute) {
-			s.bus.log.Debug("no half message was ever given up")
-		} else {
-			s.bus.log.Warn("not consuming yet, will try again", "topic", s.topic, "wait", wait, "error", err)
+		// Without a route the stranded topic has never had a message: nothing is wrong.
+		if s.topic != strandedTopic || !errors.Is(err, errNoRoute) {
+			s.bus.log.Warn("not consuming yet, will try again", "topic", s.topic, "try", try, "error", err)
 		}
-		if !sleep(s.stop, wait) {
+		if !sleep(s.stop, pause(try)) {
 			return nil
 		}
 	}

@@ -20,7 +20,8 @@ import (
 
 // Load reads and checks the config file at path and the limits file it names. Secrets
 // are looked up when they are asked for, so a command that needs none starts without.
-// Its error is strictyaml.Problems: file, line and key of everything that is wrong.
+// Its error is made of strictyaml.Problems: file, line and key of everything that is
+// wrong, a line each.
 func Load(path string) (*Config, error) {
 	c := &Config{File: path}
 	doc := strictyaml.Read(path, c)
@@ -34,10 +35,8 @@ func Load(path string) (*Config, error) {
 	switch {
 	case errors.As(err, &problems) && errors.Is(statError(c.LimitsFile()), os.ErrNotExist):
 		doc.Fail("limits", "%s is not there, nor from the folder above %s", c.Limits, path)
-	case err != nil && doc.Err() != nil:
-		return nil, slices.Concat(doc.Err().(strictyaml.Problems), problems)
 	case err != nil:
-		return nil, err
+		return nil, errors.Join(doc.Err(), err)
 	}
 	c.Rules = rules
 	if err := doc.Err(); err != nil {

@@ -68,9 +68,16 @@ func (s Secret) Where() string {
 	}
 }
 
-func (s Secret) String() string               { return "[secret: " + s.Where() + "]" }
-func (s Secret) GoString() string             { return s.String() }
-func (s Secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
+// String says where the secret is found; so do GoString, LogValue and MarshalText.
+func (s Secret) String() string { return "[secret: " + s.Where() + "]" }
+
+// GoString is String, for %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// LogValue is String, for slog.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText is String, for JSON and YAML.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // Value looks the secret up, now. Its errors name the variable or the file and what to

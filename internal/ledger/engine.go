@@ -34,7 +34,7 @@ type engine struct {
 	forUpdate    string                        // ends a SELECT that locks its rows
 	useIndex     func(index string) string     // follows a table's name
 	bytes        func(s string) any            // a value of a byte string column
-	maxArgs      int                           // placeholders in one statement
+	insertRows   int                           // rows in one INSERT
 	lockMigrate  func(l *Ledger) migrateLocker // lets one Migrate at a time in
 	noTable      func(err error) bool          // the error of a table that is not there
 }

@@ -98,7 +98,7 @@ func BenchmarkEnter(b *testing.B) {
 
 func BenchmarkBreaker(b *testing.B) {
 	breaker := newLimiter(b, generous(b), Options{}).Breaker(Redis, func(error) bool { return true })
-	ctx := context.Background()
+	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
 		_ = breaker.Do(ctx, func(context.Context) error { return nil })

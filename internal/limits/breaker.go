@@ -100,9 +100,9 @@ func (c *circuit) follow(r BreakerRule) error {
 		Id:                           strconv.FormatInt(generation, 10),
 		Resource:                     c.resource,
 		Strategy:                     circuitbreaker.ErrorRatio,
-		RetryTimeoutMs:               uint32(r.RetryAfter / time.Millisecond), //nolint:gosec // Rules bound it at a minute
-		MinRequestAmount:             uint64(r.MinRequests),                   //nolint:gosec // positive
-		StatIntervalMs:               uint32(r.Window / time.Millisecond),     //nolint:gosec // Rules bound it at a minute
+		RetryTimeoutMs:               uint32(r.RetryAfter / time.Millisecond),
+		MinRequestAmount:             uint64(r.MinRequests),
+		StatIntervalMs:               uint32(r.Window / time.Millisecond),
 		StatSlidingWindowBucketCount: breakerBuckets,
 		Threshold:                    float64(r.ErrorPercent) / 100,
 	}}); err != nil {

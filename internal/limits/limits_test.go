@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -54,11 +55,13 @@ func TestUserIsCopied(t *testing.T) {
 	buffer := []byte("alice")
 	for _, name := range []string{"alice", "carol"} {
 		copy(buffer, name)
-		_, _, ok := l.AllowUser(Purchase, string(buffer))
+		_, _, ok := l.AllowUser(Purchase, unsafe.String(&buffer[0], len(buffer)))
 		require.True(t, ok)
 		_, _, ok = l.AllowUser(Purchase, strings.Clone(name))
 		require.False(t, ok)
 	}
+	_, _, ok := l.AllowUser(Purchase, "alice")
+	require.False(t, ok, "known under its own name still")
 }
 
 func TestAddress(t *testing.T) {

@@ -56,8 +56,8 @@ var startSentinel = sync.OnceValue(func() error {
 type steadyClock struct{ start time.Time }
 
 func (c steadyClock) Now() time.Time            { return c.start.Add(time.Since(c.start)) }
-func (c steadyClock) CurrentTimeMillis() uint64 { return uint64(c.Now().UnixMilli()) } //nolint:gosec // after 1970
-func (c steadyClock) CurrentTimeNano() uint64   { return uint64(c.Now().UnixNano()) }  //nolint:gosec // after 1970
+func (c steadyClock) CurrentTimeMillis() uint64 { return uint64(c.Now().UnixMilli()) }
+func (c steadyClock) CurrentTimeNano() uint64   { return uint64(c.Now().UnixNano()) }
 func (c steadyClock) Sleep(time.Duration)       { panic("BUG: a rule that sleeps: all of ours reject") }
 
 // flowRule is a class's flow rule in Sentinel: requests in any one second.

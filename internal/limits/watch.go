@@ -17,8 +17,8 @@ const (
 	// settleDelay gathers the several events of one save, and lets a file that is
 	// written in place be written to its end.
 	settleDelay = 50 * time.Millisecond
-	// pollInterval finds what no event told of: a link in the path that was turned
-	// elsewhere, or a file system that sends none.
+	// pollInterval finds what no event told of: a change before the folder was watched,
+	// a link in the path that was turned elsewhere, a file system that sends none.
 	pollInterval = 500 * time.Millisecond
 )
 
@@ -36,7 +36,6 @@ func (l *Limiter) Watch(ctx context.Context, path string) error {
 		return fmt.Errorf("watching %s: %w", path, err)
 	}
 	f := &follower{limiter: l, path: path}
-	f.look() // what changed since it was loaded
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	var settled <-chan time.Time

@@ -49,7 +49,7 @@ func watch(t *testing.T, path string) *watched {
 	rules, err := Load(path)
 	require.NoError(t, err)
 	w.Limiter = newLimiter(t, rules, Options{Registerer: w.registry, Log: slog.New(slog.NewTextHandler(w.log, nil))})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Watch(ctx, path) }()
 	t.Cleanup(func() {
@@ -59,9 +59,11 @@ func watch(t *testing.T, path string) *watched {
 	return w
 }
 
-func (w *watched) rate() float64     { return w.rules.Load().User.Purchase.Rate }
-func (w *watched) failures() float64 { return value(w.t, w.registry, "flashgate_limits_reload_failures_total") }
-func (w *watched) reloads() float64  { return value(w.t, w.registry, "flashgate_limits_reloads_total") }
+func (w *watched) rate() float64 { return w.rules.Load().User.Purchase.Rate }
+func (w *watched) failures() float64 {
+	return value(w.t, w.registry, "flashgate_limits_reload_failures_total")
+}
+func (w *watched) reloads() float64 { return value(w.t, w.registry, "flashgate_limits_reloads_total") }
 
 func (w *watched) becomes(rate float64) {
 	w.t.Helper()
@@ -147,7 +149,7 @@ func TestWatchSeesWhatChangedBefore(t *testing.T) {
 	require.NoError(t, err)
 	write(t, path, edit(t, "user.purchase.rate", "6"))
 	w := &watched{Limiter: newLimiter(t, rules, Options{}), t: t}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Watch(ctx, path) }()
 	w.becomes(6)
@@ -157,5 +159,5 @@ func TestWatchSeesWhatChangedBefore(t *testing.T) {
 
 func TestWatchWithoutAFolder(t *testing.T) {
 	l := newLimiter(t, shipped(t), Options{})
-	require.ErrorContains(t, l.Watch(context.Background(), filepath.Join(t.TempDir(), "none", "limits.yaml")), "watching")
+	require.ErrorContains(t, l.Watch(t.Context(), filepath.Join(t.TempDir(), "none", "limits.yaml")), "watching")
 }

@@ -201,8 +201,9 @@ func build(options Options, before state) (*Rig, error) {
 			known[p.Name] = true
 		}
 	}
+	known[mysqlName] = options.MySQL // adopted when it is there
 	for _, p := range before.Processes {
-		if !known[p.Name] && !(options.MySQL && p.Name == mysqlName) && p.PID() != 0 {
+		if !known[p.Name] && p.PID() != 0 {
 			r.strays = append(r.strays, p)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"flashgate/internal/sale"
 )
@@ -97,7 +98,7 @@ func TestDoneWorkWritesAgain(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// The key's own version of the write: HSET of the same value counts as a change.
+			// HSET of the value that is there already counts as a change, and replicates.
 			before := keyspaceChanges(t, master)
 			again()
 			require.Greater(t, keyspaceChanges(t, master), before)
@@ -136,6 +137,44 @@ func (f *fixture) master(t *testing.T) rueidis.Client {
 	}
 	t.Fatal("no node has the sale's slot")
 	return nil
+}
+
+// TestManyAtOnce: more callers than there are connections for WAIT, all after fewer
+// units than they ask for.
+func TestManyAtOnce(t *testing.T) {
+	const callers, batchesEach, total = 16, 20, 100
+	opts := clusterOptions(t)
+	opts.MaxWaitConnections = 2
+	f := loadedFixture(t, open(t, opts), total)
+	sold := make([]int64, callers)
+	var group errgroup.Group
+	for caller := range callers {
+		group.Go(func() error {
+			for n := range batchesEach {
+				b := f.batch(f.order(fmt.Sprintf("u%d-%d", caller, n), "k", 1))
+				out := make([]Outcome, 1)
+				if _, err := f.Reserve(t.Context(), b, f.terms, time.Hour, out); err != nil {
+					return err
+				}
+				if out[0].Verdict != Reserved {
+					continue
+				}
+				state, err := f.Confirm(t.Context(), b)
+				if err != nil || state != StateConfirmed {
+					return fmt.Errorf("confirm: %v, %w", state, err)
+				}
+				sold[caller]++
+			}
+			return nil
+		})
+	}
+	require.NoError(t, group.Wait())
+	var sum int64
+	for _, n := range sold {
+		sum += n
+	}
+	require.Equal(t, int64(total), sum)
+	require.Zero(t, f.counts(t, 0, total).Pending)
 }
 
 // TestSlotMoved: a store that has not heard that a slot moved follows the redirection,

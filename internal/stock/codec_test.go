@@ -72,7 +72,7 @@ func TestKeysStayApart(t *testing.T) {
 	require.Equal(t, "\x90"+raw, string(entry[10:]))
 }
 
-// FuzzRead: no bytes make a reader panic, and what it takes it would write the same.
+// FuzzRead: no bytes make a reader panic, and what it reads it writes and reads again.
 func FuzzRead(f *testing.F) {
 	row, err := appendRow(nil, &LoadedOrder{Order: sale.Order{ID: 5, UserID: "u", RequestKey: "0190b3a0-7c1e-7d3a-9d0a-5b6f2f1e8c4d", Quantity: 2}, BatchID: 7})
 	require.NoError(f, err)
@@ -84,19 +84,26 @@ func FuzzRead(f *testing.F) {
 			var again []byte
 			for _, r := range got {
 				o := sale.Order{ID: r.OrderID, UserID: "u", RequestKey: r.RequestKey, Quantity: r.Quantity}
-				if o.Quantity < 1 || o.Quantity > sale.MaxQuantity || len(o.RequestKey) > sale.MaxRequestKeyBytes || isUUID(o.RequestKey) {
-					return // readable, and not what Go writes
-				}
 				row, err := appendRow(nil, &LoadedOrder{Order: o, BatchID: r.BatchID, Returned: r.Returned})
-				require.NoError(t, err)
+				if err != nil {
+					return // out of the domain's limits
+				}
 				again = append(again, row[2:]...)
 			}
-			require.Equal(t, records, string(again))
+			// A UUID that was written out in full is read, and written short.
+			require.LessOrEqual(t, len(again), len(records))
+			reread, err := appendRecords(nil, string(again), "u")
+			require.NoError(t, err)
+			require.Equal(t, got, reread)
 		}
 		if got, err := readBatch("s", packID(1), batch); err == nil && got.State == StateConfirmed {
-			if packed, err := packOrders(got.Orders); err == nil && !strings.Contains(batch, "-") {
-				require.Equal(t, batch, "C"+packed)
+			packed, err := packOrders(got.Orders)
+			if err != nil {
+				return
 			}
+			reread, err := readBatch("s", packID(1), "C"+packed)
+			require.NoError(t, err)
+			require.Equal(t, got, reread)
 		}
 	})
 }

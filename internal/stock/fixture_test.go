@@ -296,6 +296,10 @@ func TestNotLoaded(t *testing.T) {
 				"lookup":  func(f *fixture, b *sale.Batch) error { _, err := f.Lookup(t.Context(), b.SaleID, "u"); return err },
 				"due":     func(f *fixture, b *sale.Batch) error { _, err := f.Due(t.Context(), b.SaleID, 10); return err },
 				"purge":   func(f *fixture, b *sale.Batch) error { _, err := f.PurgeVoids(t.Context(), b.SaleID, 0); return err },
+				"records": func(f *fixture, b *sale.Batch) error {
+					_, err := f.RecordsOf(t.Context(), b.SaleID, []string{"u"})
+					return err
+				},
 				"batches": func(f *fixture, b *sale.Batch) error {
 					return f.Batches(t.Context(), b.SaleID, func([]BatchRecord) error { return nil })
 				},

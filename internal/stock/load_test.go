@@ -132,6 +132,19 @@ var loadCases = []testCase{
 		require.False(t, loaded)
 		require.Equal(t, later.Epoch, f.counts(t, 8, 2).Epoch)
 	}},
+	{"a late step of an earlier epoch does not reach into the load under way", func(t *testing.T, f *fixture) {
+		f.forget(t)
+		earlier := loader{store: f.Store, saleID: f.sale.ID, epoch: formatInt(testEpoch + 1)}
+		later := loader{store: f.Store, saleID: f.sale.ID, epoch: formatInt(testEpoch + 2)}
+		row := []LoadedOrder{{Order: f.order("ann", "k", 1), BatchID: 1}}
+		require.NoError(t, earlier.call(t.Context(), "begin", 0))
+		require.NoError(t, later.call(t.Context(), "begin", 0))
+		require.ErrorIs(t, earlier.orders(t.Context(), row), errLoadRefused)
+		require.ErrorIs(t, earlier.call(t.Context(), "finish", 0, "10", "1"), errLoadRefused)
+		require.ErrorIs(t, earlier.call(t.Context(), "begin", 0), errLoadRefused)
+		require.NoError(t, later.call(t.Context(), "finish", 0, "10", "1"))
+		f.counts(t, 10, 0)
+	}},
 	{"an earlier epoch, or the same again, does not begin", func(t *testing.T, f *fixture) {
 		f.forget(t)
 		for _, epoch := range []int64{testEpoch - 1, testEpoch} {

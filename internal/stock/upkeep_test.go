@@ -31,10 +31,12 @@ var upkeepCases = []testCase{
 		require.NoError(t, err)
 		require.True(t, done)
 		f.counts(t, 0, 3)
-		done, err = f.Adjust(t.Context(), f.sale.ID, 99, 3)
-		require.NoError(t, err)
-		require.True(t, done, "past it")
-		require.Equal(t, int64(4), f.counts(t, 0, 3).Version)
+		for _, version := range []int64{3, 4} {
+			done, err = f.Adjust(t.Context(), f.sale.ID, 99, version)
+			require.NoError(t, err)
+			require.True(t, done, "at or past it")
+			require.Equal(t, int64(4), f.counts(t, 0, 3).Version)
+		}
 	}},
 	{"adjust refuses a cut that the free stock does not cover", func(t *testing.T, f *fixture) {
 		f.win(t, "ann", "k", 3)
@@ -96,6 +98,23 @@ var upkeepCases = []testCase{
 			{OrderID: b.Orders[2].ID, BatchID: b.ID, UserID: "bob", Quantity: 2},
 		}, records)
 	}},
+	{"records of many users are read at once", func(t *testing.T, f *fixture) {
+		b := f.batch(f.order("ann", "k1", 1), f.order("ann", "k2", 1), f.order("bob", "", 2))
+		f.reserve(t, b)
+		users := []string{"ann", "nobody", "bob"}
+		for i := range 2 * maxUsersPerRead {
+			users = append(users, fmt.Sprint("stranger", i))
+		}
+		records, err := f.RecordsOf(t.Context(), f.sale.ID, users)
+		require.NoError(t, err)
+		require.Equal(t, map[string][]Record{
+			"ann": {
+				{OrderID: b.Orders[0].ID, BatchID: b.ID, UserID: "ann", RequestKey: "k1", Quantity: 1},
+				{OrderID: b.Orders[1].ID, BatchID: b.ID, UserID: "ann", RequestKey: "k2", Quantity: 1},
+			},
+			"bob": {{OrderID: b.Orders[2].ID, BatchID: b.ID, UserID: "bob", Quantity: 2}},
+		}, records)
+	}},
 	{"purge removes old voids only", func(t *testing.T, f *fixture) {
 		reserved, void := f.win(t, "ann", "", 1), f.win(t, "bob", "", 1)
 		f.mustRelease(t, void, StateVoid)
@@ -106,6 +125,10 @@ var upkeepCases = []testCase{
 		require.NoError(t, err)
 		require.Equal(t, 1, purged)
 		f.mustState(t, void.ID, StateAbsent)
+		// Whatever it is asked for: the caller read the state before.
+		n, err := f.runCode(t.Context(), upkeepTimeout, purgeScript, f.sale.ID, "0", packID(reserved.ID))
+		require.NoError(t, err)
+		require.Zero(t, n)
 		f.mustState(t, reserved.ID, StateReserved)
 	}},
 	{"recount finds nothing wrong where nothing is", func(t *testing.T, f *fixture) {

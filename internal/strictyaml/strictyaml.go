@@ -121,7 +121,7 @@ func Read(path string, into any) *Doc {
 
 // ReadFile reads a file of at most MaxFileBytes.
 func ReadFile(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
