@@ -102,6 +102,16 @@ func (c *catalog) refresh(ctx context.Context) error {
 		next.byID[s.ID] = l
 		next.listings = append(next.listings, l)
 	}
+	// A sale is first shown with its stock, unless Redis is away.
+	var fresh []*listing
+	for _, l := range next.listings {
+		if l.reading.Load() == nil && c.live(l, began) {
+			fresh = append(fresh, l)
+		}
+	}
+	if err := c.readStock(ctx, fresh); err != nil {
+		c.log.Debug("the stock of new sales was not read", "err", err)
+	}
 	c.view.Store(next)
 	return nil
 }
@@ -127,13 +137,26 @@ func (c *catalog) refreshStock(ctx context.Context) error {
 	began := c.now()
 	var live []*listing
 	for _, l := range v.listings {
-		if began.Before(l.sale.EndsAt.Add(stockAfterEndMinutes * time.Minute)) {
+		if c.live(l, began) {
 			live = append(live, l)
 		}
 	}
+	if err := c.readStock(ctx, live); err != nil {
+		return err
+	}
+	c.stockRead.Store(began.UnixMilli())
+	return nil
+}
+
+// live reports whether a sale's stock can still change and be looked for.
+func (c *catalog) live(l *listing, now time.Time) bool {
+	return now.Before(l.sale.EndsAt.Add(stockAfterEndMinutes * time.Minute))
+}
+
+func (c *catalog) readStock(ctx context.Context, listings []*listing) error {
 	ctx, cancel := context.WithTimeout(ctx, stockReadMillis*time.Millisecond)
 	defer cancel()
-	for part := range slices.Chunk(live, stocksMax) {
+	for part := range slices.Chunk(listings, stocksMax) {
 		ids := make([]string, len(part))
 		for i, l := range part {
 			ids[i] = l.sale.ID
@@ -147,7 +170,6 @@ func (c *catalog) refreshStock(ctx context.Context) error {
 			l.reading.Store(&reading{units: units[i], loaded: ok[i], at: at})
 		}
 	}
-	c.stockRead.Store(began.UnixMilli())
 	return nil
 }
 

@@ -103,6 +103,21 @@ func (e *engines) Order(_ context.Context, id sale.ID) (ledger.Order, error) {
 	return o, nil
 }
 
+func (e *engines) OrderByKey(_ context.Context, saleID, user, key string) (ledger.Order, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ledgerAway {
+		return ledger.Order{}, errAway
+	}
+	for o := range maps.Values(e.orders) {
+		// A duplicate gave its key up.
+		if o.SaleID == saleID && o.UserID == user && o.RequestKey == key && o.Reason != sale.ReasonDuplicate {
+			return o, nil
+		}
+	}
+	return ledger.Order{}, &sale.Error{Code: sale.CodeOrderNotFound}
+}
+
 func (e *engines) OrdersOf(_ context.Context, user, saleID string, limit int) ([]ledger.Order, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

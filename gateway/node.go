@@ -17,7 +17,7 @@ type NodeLedger interface {
 }
 
 // NodeLease keeps this gateway's node number, by which its ids differ from all
-// others'. While the ledger is away the number stays good: nobody else can take it
+// others': without one it sells nothing. While the ledger is away the number stays good: nobody else can take it
 // then, and the ledger gives an expired number to another only long after.
 type NodeLease struct {
 	Ledger NodeLedger
@@ -36,8 +36,8 @@ const (
 	nodeCallSeconds    = 5
 )
 
-// Acquire waits until the ledger has given a node number, or ctx ends.
-func (l *NodeLease) Acquire(ctx context.Context) (int, error) {
+// acquire waits until the ledger has given a node number, or ctx ends.
+func (l *NodeLease) acquire(ctx context.Context) (int, error) {
 	pause := nodeRetryMinMillis * time.Millisecond
 	for {
 		node, err := l.take(ctx)
@@ -69,10 +69,14 @@ func (l *NodeLease) take(ctx context.Context) (int, error) {
 // Held reports whether a node number has been leased.
 func (l *NodeLease) Held() bool { return l.held.Load() }
 
-// Keep renews the lease until ctx ends, then gives the number back. A lease that
-// was lost (this process stood still for longer than its time) is replaced by
-// another number.
-func (l *NodeLease) Keep(ctx context.Context, node int) error {
+// keep takes a number, renews its lease until ctx ends, and then gives it back. A
+// lease that was lost (this process stood still for longer than its time) is replaced
+// by another number.
+func (l *NodeLease) keep(ctx context.Context) {
+	node, err := l.acquire(ctx)
+	if err != nil {
+		return // told to stop before there was one
+	}
 	tick := time.NewTicker(l.TTL / 3)
 	defer tick.Stop()
 	for {
@@ -80,7 +84,10 @@ func (l *NodeLease) Keep(ctx context.Context, node int) error {
 		case <-ctx.Done():
 			release, cancel := context.WithTimeout(context.WithoutCancel(ctx), nodeCallSeconds*time.Second)
 			defer cancel()
-			return l.Ledger.ReleaseNode(release, node, l.Holder)
+			if err := l.Ledger.ReleaseNode(release, node, l.Holder); err != nil {
+				l.Log.Warn("the node number was not given back; its lease will end", "node", node, "err", err)
+			}
+			return
 		case <-tick.C:
 			node = l.renew(ctx, node)
 		}

@@ -57,6 +57,14 @@ func (g *Gateway) readOrder(ctx context.Context, id sale.ID) (o ledger.Order, er
 	return o, err
 }
 
+func (g *Gateway) readOrderByKey(ctx context.Context, saleID, user, key string) (o ledger.Order, err error) {
+	err = g.read(ctx, g.o.LedgerBreaker, func(ctx context.Context) (err error) {
+		o, err = g.o.Ledger.OrderByKey(ctx, saleID, user, key)
+		return err
+	})
+	return o, err
+}
+
 // saleQuery is the sale_id of the query, or "".
 func saleQuery(c *call) (string, refusal) {
 	id := c.ctx.QueryArgs().Peek("sale_id")

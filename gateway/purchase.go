@@ -33,11 +33,15 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		return no
 	}
 
+	requestKey := string(key) // the header is gone with the call, the order is not
+	if !g.canMakeIDs() {
+		return refuse(sale.CodeUnavailable)
+	}
 	request := purchase.NewRequest(sale.Order{
 		ID:          g.o.IDs.Next(sale.ShardOf(c.user)),
 		SaleID:      l.sale.ID,
 		UserID:      c.user,
-		RequestKey:  string(key),
+		RequestKey:  requestKey,
 		Quantity:    quantity,
 		AmountCents: int64(quantity) * l.sale.PriceCents,
 	}, c.began.Add(g.o.PurchaseTimeout))
@@ -49,16 +53,16 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 	if a.Code != "" {
 		return refuse(a.Code)
 	}
-	g.accepted(c, l, &a)
+	g.accepted(c, l, &a, requestKey)
 	return refusal{}
 }
 
 // accepted writes the 202.
-func (g *Gateway) accepted(c *call, l *listing, a *purchase.Answer) {
+func (g *Gateway) accepted(c *call, l *listing, a *purchase.Answer, key string) {
 	status := sale.Processing
 	if a.Replayed {
 		c.ctx.Response.Header.Set(headerReplayed, "true")
-		status = g.presentStatus(a)
+		status = g.present(a, l.sale.ID, c.user, key)
 	}
 	c.buf = append(c.buf[:0], "/v1/orders/"...)
 	c.buf = strconv.AppendInt(c.buf, int64(a.OrderID), 10)
@@ -72,11 +76,18 @@ func (g *Gateway) accepted(c *call, l *listing, a *purchase.Answer) {
 	c.answer(202)
 }
 
-// presentStatus is the status of a replayed order. The replay's yes doesn't hang on
-// the ledger: if that is away, the status is what Redis alone can tell.
-func (g *Gateway) presentStatus(a *purchase.Answer) sale.OrderStatus {
+// present asks the ledger how a replayed order stands. Of a key whose order in Redis
+// is cancelled it tells the survivor, if there is one: the order was a duplicate. A
+// ledger that is away keeps nobody waiting for long.
+func (g *Gateway) present(a *purchase.Answer, saleID, user, key string) sale.OrderStatus {
 	ctx, cancel := g.readContext(g.o.ReplayWait)
 	defer cancel()
+	if a.Returned {
+		if o, err := g.readOrderByKey(ctx, saleID, user, key); err == nil {
+			a.OrderID, a.Quantity, a.AmountCents = o.ID, o.Quantity, o.AmountCents
+			return o.Status
+		}
+	}
 	if o, err := g.readOrder(ctx, a.OrderID); err == nil {
 		return o.Status
 	}

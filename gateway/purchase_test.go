@@ -132,6 +132,23 @@ func TestReplayStatus(t *testing.T) {
 	<-x.g.reads
 }
 
+// A key's order in Redis that was cancelled as a duplicate gives way to the survivor,
+// which only the ledger knows then.
+func TestReplayOfADuplicateShowsTheSurvivor(t *testing.T) {
+	x := newEdge(t, answering(purchase.Answer{OrderID: 77, Quantity: 1, AmountCents: 1999, Replayed: true, Returned: true}))
+	order := sale.Order{ID: 77, SaleID: "spring", UserID: "alice", RequestKey: "k", Quantity: 1, AmountCents: 1999}
+	survivor := order
+	survivor.ID = 70
+	x.engines.change(func() {
+		x.engines.orders[77] = ledger.Order{Order: order, Status: sale.Cancelled, Reason: sale.ReasonDuplicate}
+		x.engines.orders[70] = ledger.Order{Order: survivor, Status: sale.PendingPayment}
+	})
+	r := x.buy("Idempotency-Key", "k")
+	require.Equal(t, "70", r.field(t, "order_id"))
+	require.Equal(t, string(sale.PendingPayment), r.field(t, "status"))
+	require.Equal(t, "/v1/orders/70?sale_id=spring", r.header.Get("Location"))
+}
+
 func TestQueueFull(t *testing.T) {
 	inHand, answer := make(chan struct{}, 8), make(chan struct{})
 	x := newEdge(t, func(s *sale.Sale, q []*purchase.Request) {

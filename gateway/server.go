@@ -44,6 +44,7 @@ type Limits interface {
 type Ledger interface {
 	Sales(ctx context.Context) ([]sale.Sale, error)
 	Order(ctx context.Context, id sale.ID) (ledger.Order, error)
+	OrderByKey(ctx context.Context, saleID, user, key string) (ledger.Order, error)
 	OrdersOf(ctx context.Context, user, saleID string, limit int) ([]ledger.Order, error)
 }
 
@@ -72,6 +73,7 @@ type Options struct {
 	RedisBreaker  Breaker // nil = none
 	Runner        Runner
 	IDs           *sale.IDs
+	Lease         *NodeLease            // of the number in IDs; nil = it needs none
 	Log           *slog.Logger          // nil = slog.Default()
 	Registerer    prometheus.Registerer // nil = no metrics
 	Now           func() time.Time      // nil = time.Now; decides what phase a sale is shown in
@@ -227,8 +229,13 @@ func (g *Gateway) Ready() error {
 	if g.catalog.view.Load() == nil {
 		return errors.New("gateway: the ledger has not told the sales yet")
 	}
+	if !g.canMakeIDs() {
+		return errors.New("gateway: the ledger has not leased it a node number yet")
+	}
 	return nil
 }
+
+func (g *Gateway) canMakeIDs() bool { return g.o.Lease == nil || g.o.Lease.Held() }
 
 // Run serves until ctx ends, then drains: no new connections, 503 to new requests,
 // an answer to everything in hand. It returns within the drain timeout and the two
@@ -238,6 +245,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var refreshing sync.WaitGroup
 	refreshing.Go(func() { g.catalog.run(background) })
+	if g.o.Lease != nil {
+		refreshing.Go(func() { g.o.Lease.keep(background) })
+	}
 	defer refreshing.Wait()
 	defer stop()
 

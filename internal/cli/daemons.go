@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"flashgate/gateway"
 	"flashgate/internal/bus"
 	"flashgate/internal/config"
@@ -57,7 +55,7 @@ func runGateway(ctx context.Context, c *config.Config) error {
 		if err != nil {
 			return err
 		}
-		e, err := p.newEdge(l, s, b, "gateway")
+		e, err := p.newEdge(l, s, b, holder("gateway"))
 		if err != nil {
 			return closeAfter(b, err)
 		}
@@ -118,11 +116,10 @@ type edge struct {
 	*gateway.Gateway
 	protocol *purchase.Protocol
 	limiter  *limits.Limiter
-	lease    *gateway.NodeLease
 }
 
-// newEdge binds the shoppers' port.
-func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, role string) (*edge, error) {
+// newEdge binds the shoppers' port. holder names this gateway in its node lease.
+func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder string) (*edge, error) {
 	c := p.config
 	o, err := c.TokenOptions()
 	if err != nil {
@@ -146,6 +143,7 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, role stri
 	g := &c.Gateway
 	gw, err := gateway.New(gateway.Options{
 		Listen: c.Listen, Verifier: verifier, Limits: limiter, Ledger: l, Stock: s, Runner: protocol, IDs: ids,
+		Lease:         &gateway.NodeLease{Ledger: l, IDs: ids, Holder: holder, TTL: g.NodeLease, Log: p.log},
 		LedgerBreaker: limiter.Breaker(limits.MySQL, failed), RedisBreaker: redis,
 		Log: p.log, Registerer: p.registry,
 		Connections: g.Concurrency, HeaderBytes: g.MaxHeaderBytes, BodyBytes: g.MaxBodyBytes,
@@ -157,29 +155,22 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, role stri
 	if err != nil {
 		return nil, err
 	}
-	return &edge{gw, protocol, limiter, &gateway.NodeLease{Ledger: l, IDs: ids, Holder: holder(role), TTL: g.NodeLease, Log: p.log}}, nil
+	return &edge{gw, protocol, limiter}, nil
 }
 
 // serve runs the edge until the process is told to stop and what is in hand has been
-// answered. It sells from when the ledger has given it a node number.
+// answered.
 func (p *process) serve(e *edge) error {
-	p.waitFor(errors.New("waiting for the ledger to lease a node number"))
-	node, err := e.lease.Acquire(p.ctx)
-	if err != nil {
-		return err
-	}
 	p.waitFor(nil)
 	p.log.Info("gateway is serving", "shoppers", e.Addr(), "operators", p.port.Addr())
-
-	// The lease and the limits outlive the drain.
+	// Limits can be turned during the drain, too.
 	background, stop := context.WithCancel(context.WithoutCancel(p.ctx))
-	var side errgroup.Group
-	side.Go(func() error { return e.lease.Keep(background, node) })
-	side.Go(func() error { return e.limiter.Watch(background, p.config.LimitsFile()) })
-	err = e.Run(p.ctx)
+	watched := make(chan error, 1)
+	go func() { watched <- e.limiter.Watch(background, p.config.LimitsFile()) }()
+	err := e.Run(p.ctx)
 	e.protocol.Wait()
 	stop()
-	return errors.Join(err, side.Wait(), e.limiter.Close())
+	return errors.Join(err, <-watched, e.limiter.Close())
 }
 
 // failed reports whether an error speaks against an engine, to its breaker. A refusal

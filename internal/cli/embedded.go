@@ -59,7 +59,6 @@ func (p *process) embedded(e *engines.Embedded, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	edge.lease.Holder = embeddedHolder
 	if c.Demo.Sale != "" {
 		if err := openDemo(p.ctx, e, c, admin.OpenSale); err != nil {
 			return err
