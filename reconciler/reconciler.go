@@ -142,6 +142,9 @@ func (r *Reconciler) lead(ctx context.Context) {
 		leads = ok && err == nil
 		return err
 	})
+	if ctx.Err() != nil {
+		return // told to stop: to resign, a leader must know that it is one
+	}
 	if r.leading.Swap(leads) != leads {
 		r.o.Log.Info("reconciler leadership changed", "leading", leads, "holder", r.o.Holder)
 	}

@@ -292,16 +292,18 @@ func judge(r *stock.Record, o *ledger.Order) (Kind, string) {
 // orders holds every active order older than the watermark against Redis.
 func (c *comparison) orders(ctx context.Context) error {
 	err := c.Ledger.EachOrder(ctx, c.sale.ID, 0, ledgerSliceOrders, func(stored []ledger.Order) error {
+		var past error
 		users := make([]string, 0, len(stored))
 		for i := range stored {
 			if stored[i].ID >= c.bound {
-				return errPastBound
+				stored, past = stored[:i], errPastBound
+				break
 			}
-			c.compared.LedgerOrders++
 			if stored[i].Status.Active() {
 				users = append(users, stored[i].UserID)
 			}
 		}
+		c.compared.LedgerOrders += int64(len(stored))
 		records, err := c.Stock.RecordsOf(ctx, c.sale.ID, users)
 		if err != nil {
 			return err
@@ -314,7 +316,7 @@ func (c *comparison) orders(ctx context.Context) error {
 					Units: int64(o.Quantity), Detail: "active in the ledger, without a buyer's record"})
 			}
 		}
-		return nil
+		return past
 	})
 	if errors.Is(err, errPastBound) {
 		return nil
