@@ -111,7 +111,7 @@ func TestADaemonOnAnEmbeddedConfigIsRefused(t *testing.T) {
 	for _, daemon := range []string{"gateway", "worker", "reconciler"} {
 		code, _, errout := command(daemon, embedded)
 		require.Equal(t, 1, code)
-		require.Contains(t, errout, "embedded")
+		require.Contains(t, errout, "bare `flashgate`")
 	}
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"flashgate/gateway"
@@ -25,6 +26,9 @@ const reconcilerProducers = 1
 // onEngines starts a process on the real engines: it opens the ledger and Redis, as
 // soon as they are there, and then calls start with both.
 func onEngines(ctx context.Context, c *config.Config, start func(*process, *ledger.Ledger, *stock.Store) error) (err error) {
+	if c.Engines != config.Real {
+		return fmt.Errorf("%s has embedded engines, which run in one process: use bare `flashgate`, or a config with real engines, such as %s", c.File, localConfig)
+	}
 	p, err := newProcess(ctx, c, logger(c))
 	if err != nil {
 		return err
