@@ -27,8 +27,9 @@ check: fmt-check vet lint vuln ## format, vet, lint and known vulnerabilities
 race: install ## make test under the race detector
 	$(LOCAL) test -- -race -timeout=20m ./...
 
-bench: ## measure
-	go run ./bench
+bench: ## load the embedded engines, check every answer, audit
+	go run ./bench storm --start embedded
+	go run ./bench accept --start embedded
 
 e2e: install ## the whole program on the real engines, as a shopper meets it
 	$(LOCAL) test -- -run E2E ./e2e/...

@@ -1,8 +1,12 @@
 package reconciler
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"flashgate/internal/ledger"
+	"flashgate/internal/sale"
 	"flashgate/internal/stock"
 )
 
@@ -19,6 +23,9 @@ type metrics struct {
 	units   *prometheus.GaugeVec
 	drift   *prometheus.GaugeVec
 	pending *prometheus.GaugeVec
+
+	ledgerUnits *prometheus.GaugeVec
+	ledgerDrift *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) metrics {
@@ -49,9 +56,15 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		pending: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "flashgate_redis_batches", Help: "Batches of a sale in Redis: reserved (no outcome yet), unsettled (all that are not settled, tombstones included).",
 		}, []string{"sale", "state"}),
+		ledgerUnits: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "flashgate_ledger_units", Help: "Invariant 4b, term by term: units of a sale in the ledger that are available, locked by unpaid orders, sold, and in all (total). The leader's.",
+		}, []string{"sale", "term"}),
+		ledgerDrift: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "flashgate_ledger_conservation_difference_units", Help: "Invariant 4b: total - (available + locked + sold), which must be 0. The leader's.",
+		}, []string{"sale"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.leader, m.failures, m.swept, m.purged, m.settled, m.owed, m.tasks, m.loads, m.units, m.drift, m.pending)
+		reg.MustRegister(m.ledgerUnits, m.ledgerDrift, m.leader, m.failures, m.swept, m.purged, m.settled, m.owed, m.tasks, m.loads, m.units, m.drift, m.pending)
 	}
 	return m
 }
@@ -61,6 +74,32 @@ func (m *metrics) leading(yes bool) {
 		m.leader.Set(1)
 	} else {
 		m.leader.Set(0)
+	}
+}
+
+// observeLedger shows the sales that are still tended.
+func (m *metrics) observeLedger(inventories []ledger.Inventory, sales []sale.Sale, now time.Time) {
+	tended := make(map[string]bool, len(sales))
+	for i := range sales {
+		tended[sales[i].ID] = !now.After(sales[i].EndsAt.Add(sale.Retention))
+	}
+	for _, i := range inventories {
+		if !tended[i.SaleID] {
+			continue
+		}
+		m.ledgerUnits.WithLabelValues(i.SaleID, "available").Set(float64(i.Available))
+		m.ledgerUnits.WithLabelValues(i.SaleID, "locked").Set(float64(i.Locked))
+		m.ledgerUnits.WithLabelValues(i.SaleID, "sold").Set(float64(i.Sold))
+		m.ledgerUnits.WithLabelValues(i.SaleID, "total").Set(float64(i.Total))
+		m.ledgerDrift.WithLabelValues(i.SaleID).Set(float64(i.Total - i.Available - i.Locked - i.Sold))
+	}
+}
+
+// forget drops the series of a sale that is over.
+func (m *metrics) forget(saleID string) {
+	of := prometheus.Labels{"sale": saleID}
+	for _, v := range []*prometheus.GaugeVec{m.units, m.drift, m.pending, m.ledgerUnits, m.ledgerDrift} {
+		v.DeletePartialMatch(of)
 	}
 }
 

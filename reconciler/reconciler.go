@@ -123,12 +123,18 @@ func (r *Reconciler) Round(ctx context.Context) {
 	sales := r.known()
 	for i := range sales {
 		s := &sales[i]
-		if now.After(s.EndsAt.Add(sale.Retention)) || ctx.Err() != nil {
+		if now.After(s.EndsAt.Add(sale.Retention)) {
+			r.metrics.forget(s.ID)
 			continue
 		}
 		r.tend(ctx, s, slow)
 	}
 	if r.leading.Load() {
+		r.step(ctx, "inventory", func(ctx context.Context) error {
+			inventories, err := r.o.Ledger.Inventories(ctx)
+			r.metrics.observeLedger(inventories, sales, now)
+			return err
+		})
 		r.step(ctx, "settle", r.settleOwed)
 		r.step(ctx, "tasks", r.runTasks)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/audit"
@@ -236,6 +237,31 @@ func TestLoad(t *testing.T) {
 			require.Equal(t, int64(20), snap.Held)
 		})
 	})
+}
+
+// TestConservationIsAMetric: both equations of invariant 4 that one store can tell, term
+// by term, and gone with the sale.
+func TestConservationIsAMetric(t *testing.T) {
+	ctx := context.Background()
+	s := storetest.Embedded(t)
+	sl := s.LoadedSale(10, 2)
+	s.Sell(sl, s.Batch(sl, 0, "a", "b"))
+	s.Confirm(sl, s.Batch(sl, 0, "c"))
+	s.MoveStock(sl.ID, 4)
+	r := newReconciler(s)
+	r.Round(ctx)
+	for name, want := range map[string]float64{"stock": 11, "held": 3, "total": 10} {
+		require.Equal(t, want, testutil.ToFloat64(r.metrics.units.WithLabelValues(sl.ID, name)), name)
+	}
+	for name, want := range map[string]float64{"available": 8, "locked": 2, "sold": 0, "total": 10} {
+		require.Equal(t, want, testutil.ToFloat64(r.metrics.ledgerUnits.WithLabelValues(sl.ID, name)), name)
+	}
+	require.Equal(t, -4.0, testutil.ToFloat64(r.metrics.drift.WithLabelValues(sl.ID)), "a breach shows")
+	require.Zero(t, testutil.ToFloat64(r.metrics.ledgerDrift.WithLabelValues(sl.ID)))
+
+	s.Exec("UPDATE sales SET starts_at = '2020-01-01 00:00:00.000', ends_at = '2020-01-02 00:00:00.000' WHERE id = ?", sl.ID)
+	r.Round(ctx)
+	require.Zero(t, testutil.CollectAndCount(r.metrics.units)+testutil.CollectAndCount(r.metrics.ledgerUnits))
 }
 
 // TestAPublishedSaleIsNotForgotten: a bus that cannot be listed may hold orders of a

@@ -127,7 +127,7 @@ func (l *Ledger) Sale(ctx context.Context, id string) (sale.Sale, error) {
 		return sale.Sale{}, err
 	}
 	if len(rows) == 0 {
-		return sale.Sale{}, notFound(sale.CodeSaleNotFound, "%s", id)
+		return sale.Sale{}, notFound(sale.CodeSaleNotFound, "no sale %s", id)
 	}
 	return rows[0].sale(), nil
 }
@@ -157,7 +157,7 @@ func (l *Ledger) SetStatus(ctx context.Context, id string, to sale.Status) (chan
 		case err != nil:
 			return err
 		case len(have) == 0:
-			return notFound(sale.CodeSaleNotFound, "%s", id)
+			return notFound(sale.CodeSaleNotFound, "no sale %s", id)
 		case have[0] == to:
 			return nil
 		case have[0] == sale.Draft && to == sale.Opened,
@@ -181,7 +181,7 @@ func (l *Ledger) NextEpoch(ctx context.Context, id string) (epoch int64, err err
 			return update.Error
 		}
 		if update.RowsAffected == 0 {
-			return notFound(sale.CodeSaleNotFound, "%s", id)
+			return notFound(sale.CodeSaleNotFound, "no sale %s", id)
 		}
 		return tx.Raw("SELECT epoch FROM sales WHERE id = ?", l.engine.bytes(id)).Find(&epoch).Error
 	})
@@ -199,9 +199,17 @@ func (l *Ledger) Inventory(ctx context.Context, saleID string) (Inventory, error
 		return Inventory{}, err
 	}
 	if len(rows) == 0 {
-		return Inventory{}, notFound(sale.CodeSaleNotFound, "%s", saleID)
+		return Inventory{}, notFound(sale.CodeSaleNotFound, "no sale %s", saleID)
 	}
 	return rows[0], nil
+}
+
+// Inventories reads the units of every sale, for what watches them all.
+func (l *Ledger) Inventories(ctx context.Context) (rows []Inventory, err error) {
+	err = l.read(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT sale_id, total, available, locked, sold, version FROM inventory").Find(&rows).Error
+	})
+	return rows, err
 }
 
 func (l *Ledger) inventory(db *gorm.DB, saleID, lock string) (rows []Inventory, err error) {
@@ -228,7 +236,7 @@ func (l *Ledger) SetTotal(ctx context.Context, saleID string, total, version int
 		case err != nil:
 			return err
 		case len(rows) == 0:
-			return notFound(sale.CodeSaleNotFound, "%s", saleID)
+			return notFound(sale.CodeSaleNotFound, "no sale %s", saleID)
 		}
 		have := rows[0]
 		switch {
