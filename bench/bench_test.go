@@ -111,6 +111,26 @@ func TestAcceptRefusedByLimitsIsNoFigure(t *testing.T) {
 	require.Contains(t, out, "429 RATE_LIMITED")
 }
 
+func TestAcceptAsksAgainAfter503(t *testing.T) {
+	t.Parallel()
+	out, rep, err := runBench(t, "busy-once", "accept", "--shoppers", "50", "--warmup", "0")
+	require.NoError(t, err, out)
+	require.Contains(t, out, "asked again  3")
+	require.Equal(t, []count{
+		{kind: kind{Status: 202}, Count: 50},
+		{kind: kind{Status: 503, Code: "UNAVAILABLE"}, Count: 3},
+	}, rep.Answers)
+	require.Less(t, rep.value("burst"), 1.0, "the pause before asking again is no part of the burst")
+}
+
+func TestAcceptGivesUpWhere503Stays(t *testing.T) {
+	t.Parallel()
+	_, rep, err := runBench(t, "busy", "accept", "--shoppers", "20", "--warmup", "0")
+	require.Error(t, err)
+	require.Equal(t, ruleAccepted, rep.Breaches[0].Rule)
+	require.Equal(t, int64(20*(1+askAgainRounds)), rep.Answers[0].Count)
+}
+
 func TestAcceptEndsByItsDuration(t *testing.T) {
 	t.Parallel()
 	_, rep, err := runBench(t, "none", "accept", "--shoppers", "20000", "--warmup", "0", "--duration", "20ms")

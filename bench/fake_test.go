@@ -58,12 +58,13 @@ type fakeShop struct {
 	fault string
 	limit string // raisedLimit, or every purchase is refused
 
-	mu     sync.Mutex
-	total  int
-	sold   int
-	last   int64
-	opened bool
-	orders map[string]fakeOrder // by user
+	mu       sync.Mutex
+	total    int
+	sold     int
+	refusals int
+	last     int64
+	opened   bool
+	orders   map[string]fakeOrder // by user
 }
 
 type fakeOrder struct {
@@ -115,6 +116,10 @@ func (s *fakeShop) purchase(c *fasthttp.RequestCtx, user string) {
 		return
 	}
 	order, replay := s.orders[user]
+	if s.fault == "busy" || s.fault == "busy-once" && !replay && s.sold == 4 && s.busy() {
+		refuse(c, http.StatusServiceUnavailable, "UNAVAILABLE")
+		return
+	}
 	units := s.total
 	if s.fault == "oversell" {
 		units += 3
@@ -178,6 +183,12 @@ func refuse(c *fasthttp.RequestCtx, status int, code string) {
 	c.SetStatusCode(status)
 	c.SetContentType("application/problem+json")
 	fmt.Fprintf(c, `{"title":"no","code":%q}`, code)
+}
+
+// busy is true three times.
+func (s *fakeShop) busy() bool {
+	s.refusals++
+	return s.refusals <= 3
 }
 
 // operate is the operators' port.

@@ -21,6 +21,7 @@ type load struct {
 	requests    int
 	duration    time.Duration // ends it early; 0 = when all were sent
 	timeout     time.Duration // for one answer
+	kinds       *kinds        // to go on counting in; nil = of its own
 
 	// build appends request i, header and body, to buf; read makes an answer of
 	// what came. Both are called by many at once.
@@ -50,7 +51,10 @@ func (l *load) run(ctx context.Context, progress *progress) (*recording, error) 
 		return nil, err
 	}
 
-	rec := &recording{answers: make([]answer, l.requests), kinds: newKinds()}
+	rec := &recording{answers: make([]answer, l.requests), kinds: l.kinds}
+	if rec.kinds == nil {
+		rec.kinds = newKinds()
+	}
 	var stop atomic.Bool
 	defer context.AfterFunc(ctx, func() { stop.Store(true) })()
 	finish := progress.follow(rec.kinds, l.requests)

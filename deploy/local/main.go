@@ -107,6 +107,9 @@ func run(ctx context.Context, args []string) (int, error) {
 
 func up(ctx context.Context, options rig.Options) error {
 	if _, err := rig.Up(ctx, options); err != nil {
+		if ctx.Err() != nil {
+			return errors.New("interrupted; `make down` stops what was started")
+		}
 		return err
 	}
 	fmt.Printf("\nsecrets and the ledger's DSN are in %s:  set -a; . .run/env; set +a\n", filepath.Join(options.Dir, "env"))
@@ -180,18 +183,21 @@ func test(ctx context.Context, root string, options rig.Options, args []string) 
 	engines, err := rig.Up(ctx, options)
 	defer func() {
 		// Not ctx, which a signal has ended.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downTimeoutSeconds*time.Second)
+		downCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), downTimeoutSeconds*time.Second)
 		defer cancel()
-		if downErr := rig.Discard(ctx, options.Dir, nil); downErr != nil && !errors.Is(downErr, rig.ErrNotUp) {
+		if downErr := rig.Discard(downCtx, options.Dir, nil); downErr != nil && !errors.Is(downErr, rig.ErrNotUp) {
 			code, err = 1, errors.Join(err, downErr)
 		}
-		if engines == nil {
+		if engines == nil || ctx.Err() != nil {
 			return
 		}
 		if reason := engines.MySQLUnavailable(); reason != "" {
 			fmt.Printf("not tested on real MySQL, only on MariaDB: %s\n", firstLine(reason))
 		}
 	}()
+	if ctx.Err() != nil {
+		return 1, errors.New("interrupted while the engines were starting")
+	}
 	if err != nil {
 		return 1, err
 	}

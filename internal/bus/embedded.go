@@ -178,8 +178,9 @@ func (e *Embedded) checkBacks(ctx context.Context) {
 
 func (e *Embedded) checkRound(ctx context.Context) error {
 	for after := int64(0); ; {
-		now := time.Now()
-		page, err := e.store.undecided(ctx, after, e.firstID, now.Add(-e.options.CheckAfter).UnixMilli(), now.UnixMilli(), pageRows)
+		// A message sent since now was read is not of the future: the same slack both ways.
+		now, slack := time.Now(), e.options.CheckAfter
+		page, err := e.store.undecided(ctx, after, e.firstID, now.Add(-slack).UnixMilli(), now.Add(slack).UnixMilli(), pageRows)
 		if err != nil || len(page) == 0 {
 			return err
 		}

@@ -281,10 +281,10 @@ func (s *store) committed(ctx context.Context, inHand map[int64]struct{}, limit 
 }
 
 // undecided reads a page of half messages after id: those made at or before
-// beforeMillis or after nowMillis (the clock went back), and all up to id firstID.
-func (s *store) undecided(ctx context.Context, after, firstID, beforeMillis, nowMillis int64, limit int) ([]stored, error) {
+// oldMillis or after futureMillis (the clock went back), and all up to id firstID.
+func (s *store) undecided(ctx context.Context, after, firstID, oldMillis, futureMillis int64, limit int) ([]stored, error) {
 	return s.query(ctx, `SELECT id, body FROM messages WHERE committed = 0 AND id > ?
-		AND (id <= ? OR created_ms <= ? OR created_ms > ?) ORDER BY id LIMIT ?`, after, firstID, beforeMillis, nowMillis, limit)
+		AND (id <= ? OR created_ms <= ? OR created_ms > ?) ORDER BY id LIMIT ?`, after, firstID, oldMillis, futureMillis, limit)
 }
 
 // ofSale reads a page of a sale's messages after id, half and committed.

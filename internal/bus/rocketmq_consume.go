@@ -86,6 +86,7 @@ type pushConsumer interface {
 	Unsubscribe(topic string) error
 	Start() error
 	Rebalance()
+	PersistConsumerOffset() error
 	Shutdown() error
 }
 
@@ -102,8 +103,13 @@ func (s *subscription) run() {
 	s.inHand.Wait()
 	sleep(context.WithoutCancel(s.stop), acknowledgeMillis*time.Millisecond)
 
-	// Without its subscription the consumer lets go of its queues and keeps their
-	// offsets; on its own, Shutdown can meet a pull that just came back, and panics.
+	// Offsets first, of all queues at once: letting go of one queue makes the client
+	// forget those of the others.
+	if err := client.PersistConsumerOffset(); err != nil {
+		s.bus.log.Warn("offsets not kept, messages come again", "topic", s.topic, "error", err)
+	}
+	// Without its subscription the consumer lets go of its queues; on its own, Shutdown
+	// can meet a pull that just came back, and panics.
 	if err := client.Unsubscribe(s.topic); err != nil {
 		s.bus.log.Warn("not unsubscribed", "topic", s.topic, "error", err)
 	}

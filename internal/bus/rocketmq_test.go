@@ -172,9 +172,9 @@ func TestSendFailures(t *testing.T) {
 	t.Run("too many under way are refused", func(t *testing.T) {
 		f := startFakeBroker(t)
 		b := openOnFake(t, f)
-		b.producers[0].busy.Store(halvesUnderWay)
+		b.producers[0].busy.Add(halvesUnderWay)
 		require.ErrorIs(t, b.Send(t.Context(), newBatch(1), never), errBusy)
-		b.producers[0].busy.Store(0)
+		b.producers[0].busy.Add(-halvesUnderWay)
 	})
 
 	t.Run("without a broker it is an error at once", func(t *testing.T) {

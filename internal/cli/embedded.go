@@ -17,8 +17,8 @@ import (
 	"flashgate/reconciler"
 )
 
-// embeddedHolder names the one process of a data folder in its leases: what was
-// killed and started again is the same holder, and waits for nobody.
+// embeddedHolder names the one process of a data folder in the leader's lease: what
+// was killed and started again is the same holder, and waits for nobody.
 const embeddedHolder = "embedded"
 
 // demoTokenTTL is how long the token of the printed line is good.
@@ -55,7 +55,7 @@ func (p *process) embedded(e *engines.Embedded, out io.Writer) error {
 	if err := loadAll(p.ctx, e, r); err != nil {
 		return err
 	}
-	edge, err := p.newEdge(e.Ledger, e.Stock, e.Bus, embeddedHolder)
+	edge, err := p.newEdge(e.Ledger, e.Stock, e.Bus, holder("embedded"))
 	if err != nil {
 		return err
 	}

@@ -59,11 +59,12 @@ func createCommand(f *flags) *cobra.Command {
 		Example: `  flashgate sale create --id phone-11 --title "Phone" --total 1000 --price-cents 199900 \
       --currency CNY --per-user-limit 1 --starts-at 2026-11-11T02:00:00Z --ends-at 2026-11-11T04:00:00Z`,
 		RunE: f.with(localConfig, func(cmd *cobra.Command, c *config.Config) (err error) {
-			now := time.Now()
-			if spec.StartsAt, err = parseTime("starts-at", starts, now); err != nil {
-				return err
+			if starts != "now" {
+				if spec.StartsAt, err = parseTime("starts-at", starts); err != nil {
+					return err
+				}
 			}
-			if spec.EndsAt, err = parseTime("ends-at", ends, now); err != nil {
+			if spec.EndsAt, err = parseTime("ends-at", ends); err != nil {
 				return err
 			}
 			return withService(cmd.Context(), c, func(s operator.Service) error {
@@ -89,13 +90,10 @@ func createCommand(f *flags) *cobra.Command {
 	return c
 }
 
-func parseTime(flag, value string, now time.Time) (time.Time, error) {
-	if value == "now" {
-		return now.UTC().Truncate(time.Millisecond), nil
-	}
+func parseTime(flag, value string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339Nano, value)
 	if err != nil {
-		return t, fmt.Errorf("--%s %q: want RFC 3339, such as %s, or now", flag, value, now.UTC().Truncate(time.Second).Format(time.RFC3339))
+		return t, fmt.Errorf("--%s %q: want RFC 3339, such as %s", flag, value, time.Now().UTC().Truncate(time.Second).Format(time.RFC3339))
 	}
 	return t.UTC().Truncate(time.Millisecond), nil
 }

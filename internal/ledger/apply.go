@@ -63,6 +63,9 @@ func (l *Ledger) Apply(ctx context.Context, batches []sale.Batch) (applied Appli
 	if err != nil {
 		return Applied{}, err
 	}
+	if err := l.orderInsert.prepare(ctx, l.pools[0]); err != nil {
+		return Applied{}, err
+	}
 	known := repeated
 	apply := l.applyPlainly
 	if !plain(work, terms) {
@@ -176,7 +179,7 @@ func (l *Ledger) terms(ctx context.Context, work []*sale.Batch) (map[string]term
 	for _, b := range work {
 		t := found[b.SaleID]
 		if t.ID == "" {
-			return nil, &poison{b.ID, notFound(sale.CodeSaleNotFound, "%s", b.SaleID)}
+			return nil, &poison{b.ID, notFound(sale.CodeSaleNotFound, "no sale %s", b.SaleID)}
 		}
 		for i := range b.Orders {
 			if o := &b.Orders[i]; o.AmountCents != int64(o.Quantity)*t.PriceCents {
@@ -343,8 +346,7 @@ func (w *writer) insertOrders(ctx context.Context, rows []orderRow) error {
 			r.order.Quantity, r.order.AmountCents, string(r.status), r.reason, int64(r.batch),
 			moment{r.order.CreatedAt()}.text(), at)
 	}
-	_, err := w.engine.insert(ctx, w.tx, "INSERT", "orders", orderColumns, args)
-	return err
+	return w.orderInsert.insert(ctx, w.tx, args)
 }
 
 // lockUnits moves units from available to locked; false: there are fewer. The row is

@@ -47,20 +47,20 @@ type UserUnits struct {
 
 const selectActive = "SELECT user_id, SUM(quantity) AS units FROM orders WHERE sale_id = ? AND status NOT IN (?, ?)"
 
-// OverLimit lists up to max users whose active units are above perUser: invariant 8.
-func (l *Ledger) OverLimit(ctx context.Context, saleID string, perUser, max int) ([]UserUnits, error) {
-	return l.userUnits(ctx, selectActive+" GROUP BY user_id HAVING SUM(quantity) > ? LIMIT ?", saleID, perUser, max)
+// OverLimit lists up to limit users whose active units are above perUser: invariant 8.
+func (l *Ledger) OverLimit(ctx context.Context, saleID string, perUser, limit int) ([]UserUnits, error) {
+	return l.userUnits(ctx, selectActive+" GROUP BY user_id HAVING SUM(quantity) > ? LIMIT ?", saleID, perUser, limit)
 }
 
-// DoubleOrders lists up to max users with two active orders of one request key:
+// DoubleOrders lists up to limit users with two active orders of one request key:
 // invariant 3, looked at without the unique key that keeps it.
-func (l *Ledger) DoubleOrders(ctx context.Context, saleID string, max int) ([]UserUnits, error) {
-	return l.userUnits(ctx, selectActive+" GROUP BY user_id, request_key HAVING COUNT(*) > ? LIMIT ?", saleID, 1, max)
+func (l *Ledger) DoubleOrders(ctx context.Context, saleID string, limit int) ([]UserUnits, error) {
+	return l.userUnits(ctx, selectActive+" GROUP BY user_id, request_key HAVING COUNT(*) > ? LIMIT ?", saleID, 1, limit)
 }
 
-func (l *Ledger) userUnits(ctx context.Context, query, saleID string, bound, max int) (rows []UserUnits, err error) {
+func (l *Ledger) userUnits(ctx context.Context, query, saleID string, bound, limit int) (rows []UserUnits, err error) {
 	err = l.read(ctx, func(db *gorm.DB) error {
-		return db.Raw(query, l.engine.bytes(saleID), string(sale.Cancelled), string(sale.Refunded), bound, max).Find(&rows).Error
+		return db.Raw(query, l.engine.bytes(saleID), string(sale.Cancelled), string(sale.Refunded), bound, limit).Find(&rows).Error
 	})
 	return rows, err
 }

@@ -28,15 +28,16 @@ const (
 type engine struct {
 	name         string
 	txOptions    *sql.TxOptions
-	now          string                        // the database's time
-	after        func(d time.Duration) string  // the database's time, d later
-	insertIgnore string                        // insert, skipping rows whose key is there
-	forUpdate    string                        // ends a SELECT that locks its rows
-	useIndex     func(index string) string     // follows a table's name
-	bytes        func(s string) any            // a value of a byte string column
-	insertRows   int                           // rows in one INSERT
-	lockMigrate  func(l *Ledger) migrateLocker // lets one Migrate at a time in
-	noTable      func(err error) bool          // the error of a table that is not there
+	now          string                       // the database's time
+	after        func(d time.Duration) string // the database's time, d later
+	insertIgnore string                       // insert, skipping rows whose key is there
+	forUpdate    string                       // ends a SELECT that locks its rows
+	useIndex     func(index string) string    // follows a table's name
+	bytes        func(s string) any           // a value of a byte string column
+	insertSizes  []int                        // rows in one INSERT, descending to 1
+	// lockMigrate lets one Migrate at a time in.
+	lockMigrate func(ctx context.Context, l *Ledger) (unlock func() error, err error)
+	noTable     func(err error) bool // the error of a table that is not there
 }
 
 var mysqlEngine = engine{
@@ -52,10 +53,9 @@ var mysqlEngine = engine{
 	// Bytes, not a string: a string literal must be valid in the connection's
 	// character set, and an Idempotency-Key may hold any bytes.
 	bytes: func(s string) any { return octets(s) },
-	// More rows a statement gain nothing; 1,000 rows of the widest table (12 columns)
-	// stay below the 65,535 placeholders of the protocol and half a megabyte.
-	insertRows:  1000,
-	lockMigrate: mysqlMigrateLock,
+	// The largest is well below the protocol's 65,535 placeholders at 12 columns a row.
+	insertSizes: []int{512, 64, 8, 1},
+	lockMigrate: lockMySQLMigration,
 	noTable:     func(err error) bool { return mysqlNumber(err) == 1146 },
 }
 
@@ -70,8 +70,8 @@ var sqliteEngine = engine{
 	useIndex:     func(index string) string { return " INDEXED BY " + index },
 	bytes:        func(s string) any { return s },
 	// The driver's binding is quadratic in the number of values.
-	insertRows:  50,
-	lockMigrate: sqliteMigrateLock,
+	insertSizes: []int{32, 8, 1},
+	lockMigrate: lockSQLiteMigration,
 	noTable:     func(err error) bool { return strings.Contains(err.Error(), "no such table") },
 }
 
@@ -106,6 +106,9 @@ func (l *Ledger) openMySQL() error {
 	// Without strict mode a value that is too long is cut and stored.
 	config.Params["sql_mode"] = "'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
 	config.Params["innodb_lock_wait_timeout"] = fmt.Sprint(lockWaitSeconds)
+
+	// The driver would write every lost connection to stderr; its errors say as much.
+	config.Logger = &driver.NopLogger{}
 
 	connector, err := driver.NewConnector(config)
 	if err != nil {
@@ -192,12 +195,9 @@ func (e *engine) insert(ctx context.Context, tx *gorm.DB, verb, table string, co
 	}
 	row := "(?" + strings.Repeat(",?", width-1) + ")"
 	head := verb + " INTO " + table + " (" + strings.Join(columns, ", ") + ") VALUES "
-	query := ""
 	for len(args) > 0 {
-		rows := min(len(args)/width, e.insertRows)
-		if size := len(head) + rows*(len(row)+1) - 1; len(query) != size {
-			query = head + strings.Repeat(row+",", rows-1) + row
-		}
+		rows := min(len(args)/width, e.insertSizes[0])
+		query := head + row + strings.Repeat(","+row, rows-1)
 		n, err := exec(ctx, tx, query, args[:rows*width]...)
 		if err != nil {
 			return inserted, err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,7 +30,7 @@ type Options struct {
 	// exactness rests on (UTC, strict mode, found rows) are set over it.
 	DSN string
 
-	MaxOpen         int           // connections; default 16. SQLite has one writer whatever it says
+	MaxOpen         int           // connections, at least 2; default 16. SQLite has one writer whatever it says
 	MaxConnLifetime time.Duration // default 30 min, below the usual wait_timeout of servers and proxies
 
 	Timeout        time.Duration // of a call; default 5 s
@@ -50,6 +51,7 @@ func (o *Options) setDefaults() {
 	if o.MaxOpen <= 0 {
 		o.MaxOpen = 16
 	}
+	o.MaxOpen = max(o.MaxOpen, 2) // Migrate holds its lock on one and works on another
 	set(&o.MaxConnLifetime, 30*time.Minute)
 	set(&o.Timeout, 5*time.Second)
 	set(&o.ApplyTimeout, 30*time.Second)
@@ -71,6 +73,8 @@ type Ledger struct {
 	pools   []*sql.DB
 	options Options
 	metrics *metrics
+
+	orderInsert *preparedInsert
 }
 
 // Open opens the ledger. It does not connect to MySQL, so that daemons start in any
@@ -89,6 +93,11 @@ func Open(options Options) (*Ledger, error) {
 		err = fmt.Errorf("driver %q: want %q or %q", options.Driver, DriverMySQL, DriverSQLite)
 	}
 	if err == nil {
+		l.orderInsert = &preparedInsert{
+			head:    "INSERT INTO orders (" + strings.Join(orderColumns, ", ") + ") VALUES ",
+			columns: len(orderColumns),
+			sizes:   l.engine.insertSizes,
+		}
 		l.metrics, err = newMetrics(options.Registerer, l.pools[0])
 	}
 	if err != nil {

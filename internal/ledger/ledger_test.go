@@ -233,6 +233,11 @@ func TestMigrate(t *testing.T) {
 			r.exec(t, "DROP TABLE "+table)
 		}
 
+		if r.engine == &mysqlEngine { // what a process leaves that died between goose's first two statements
+			r.exec(t, "CREATE TABLE goose_db_version (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, version_id BIGINT NOT NULL,"+
+				" is_applied BOOLEAN NOT NULL, tstamp DATETIME NULL DEFAULT CURRENT_TIMESTAMP)")
+		}
+
 		const runs = 4
 		files := make(chan []string, runs)
 		for range runs {

@@ -17,19 +17,22 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// migrateLocker is goose's lock.SessionLocker.
-type migrateLocker interface {
-	SessionLock(ctx context.Context, conn *sql.Conn) error
-	SessionUnlock(ctx context.Context, conn *sql.Conn) error
-}
-
 // Migrate brings the schema up to this program's version and returns the files it
 // applied, none when there was nothing to do. Of several at once one works and the
 // others wait for it.
 func (l *Ledger) Migrate(ctx context.Context) (applied []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, l.options.MigrateTimeout)
 	defer cancel()
-	provider, err := l.migrator(goose.WithSessionLocker(l.engine.lockMigrate(l)))
+	// Not goose's locker: goose makes its own table before it takes that lock.
+	unlock, err := l.engine.lockMigrate(ctx, l)
+	if err != nil {
+		return nil, fmt.Errorf("wait to migrate the ledger: %w", err)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if err := l.dropEmptyVersions(ctx); err != nil {
+		return nil, err
+	}
+	provider, err := l.migrator()
 	if err != nil {
 		return nil, err
 	}
@@ -43,14 +46,28 @@ func (l *Ledger) Migrate(ctx context.Context) (applied []string, err error) {
 	return applied, nil
 }
 
-func (l *Ledger) migrator(options ...goose.ProviderOption) (*goose.Provider, error) {
+// dropEmptyVersions removes goose's table when it has no row at all: what a process
+// leaves that died right after making it on MySQL, and what goose refuses to start on.
+func (l *Ledger) dropEmptyVersions(ctx context.Context) error {
+	var rows int64
+	err := l.pools[0].QueryRowContext(ctx, "SELECT COUNT(*) FROM goose_db_version").Scan(&rows)
+	if err == nil && rows == 0 {
+		_, err = l.pools[0].ExecContext(ctx, "DROP TABLE goose_db_version")
+	}
+	if err != nil && !l.engine.noTable(err) {
+		return fmt.Errorf("migrate the ledger: %w", err)
+	}
+	return nil
+}
+
+func (l *Ledger) migrator() (*goose.Provider, error) {
 	files, err := fs.Sub(migrations, "migrations/"+l.engine.name)
 	if err != nil {
 		panic("BUG: no migrations for " + l.engine.name)
 	}
 	dialect := map[string]goose.Dialect{"mysql": goose.DialectMySQL, "sqlite": goose.DialectSQLite3}[l.engine.name]
 	provider, err := goose.NewProvider(dialect, l.pools[0], files,
-		append(options, goose.WithDisableGlobalRegistry(true), goose.WithSlog(l.options.Logger))...)
+		goose.WithDisableGlobalRegistry(true), goose.WithSlog(l.options.Logger))
 	if err != nil {
 		return nil, fmt.Errorf("read the ledger's migrations: %w", err)
 	}
@@ -81,55 +98,49 @@ func (l *Ledger) Ping(ctx context.Context) error {
 	return nil
 }
 
-// mysqlMigration holds a named lock of the server on the connection that migrates;
-// it goes when that connection does.
-type mysqlMigration struct{ wait int }
-
-func mysqlMigrateLock(l *Ledger) migrateLocker {
-	return mysqlMigration{wait: int(l.options.MigrateTimeout.Seconds())}
-}
-
-// The name is the server's, not the database's, and at most 64 characters. (MySQL has
-// given up SHA1 and MD5.)
-const mysqlMigrateLockName = "SHA2(CONCAT('flashgate migrate ', DATABASE()), 224)"
-
-func (m mysqlMigration) SessionLock(ctx context.Context, conn *sql.Conn) error {
+// lockMySQLMigration holds a named lock of the server on a connection of its own; it
+// goes when that connection does. The name is the server's, not the database's, and at
+// most 64 characters. (MySQL has given up SHA1 and MD5.)
+func lockMySQLMigration(ctx context.Context, l *Ledger) (unlock func() error, err error) {
+	const name = "SHA2(CONCAT('flashgate migrate ', DATABASE()), 224)"
+	conn, err := l.pools[0].Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var got sql.NullInt64
-	err := conn.QueryRowContext(ctx, "SELECT GET_LOCK("+mysqlMigrateLockName+", ?)", m.wait).Scan(&got)
+	err = conn.QueryRowContext(ctx, "SELECT GET_LOCK("+name+", ?)", int(l.options.MigrateTimeout.Seconds())).Scan(&got)
 	if err == nil && got.Int64 != 1 {
 		err = errors.New("another migration is under way")
 	}
-	return err
-}
-
-func (m mysqlMigration) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
-	_, err := conn.ExecContext(ctx, "DO RELEASE_LOCK("+mysqlMigrateLockName+")")
-	return err
-}
-
-// sqliteMigration is an exclusive transaction on a file beside the ledger: goose
-// needs the ledger's own connection for its transactions.
-type sqliteMigration struct {
-	dsn  string
-	pool *sql.DB
-	tx   *sql.Tx
-}
-
-func sqliteMigrateLock(l *Ledger) migrateLocker {
-	return &sqliteMigration{dsn: fmt.Sprintf("%s?_txlock=exclusive&_pragma=busy_timeout(%d)",
-		sqliteDSN(l.options.DSN+"-migrate"), l.options.MigrateTimeout.Milliseconds())}
-}
-
-func (m *sqliteMigration) SessionLock(ctx context.Context, _ *sql.Conn) (err error) {
-	if m.pool, err = sql.Open(sqlite.DriverName, m.dsn); err != nil {
-		return err
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
-	if m.tx, err = m.pool.BeginTx(ctx, nil); err != nil {
-		return errors.Join(err, m.pool.Close())
-	}
-	return nil
+	return func() error {
+		// The caller's context may have ended, and the connection goes back to the pool.
+		ctx, cancel := l.deadline(context.WithoutCancel(ctx))
+		defer cancel()
+		_, err := conn.ExecContext(ctx, "DO RELEASE_LOCK("+name+")")
+		return errors.Join(err, conn.Close())
+	}, nil
 }
 
-func (m *sqliteMigration) SessionUnlock(context.Context, *sql.Conn) error {
-	return errors.Join(m.tx.Rollback(), m.pool.Close())
+// lockSQLiteMigration holds an exclusive transaction on a file beside the ledger: the
+// ledger's only writing connection is goose's meanwhile.
+func lockSQLiteMigration(ctx context.Context, l *Ledger) (unlock func() error, err error) {
+	pool, err := sql.Open(sqlite.DriverName, fmt.Sprintf("%s?_txlock=exclusive&_pragma=busy_timeout(%d)",
+		sqliteDSN(l.options.DSN+"-migrate"), l.options.MigrateTimeout.Milliseconds()))
+	if err != nil {
+		return nil, err
+	}
+	tx, err := pool.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, errors.Join(err, pool.Close())
+	}
+	return func() error {
+		err := tx.Rollback()
+		if errors.Is(err, sql.ErrTxDone) {
+			err = nil // the context ended and took it back
+		}
+		return errors.Join(err, pool.Close())
+	}, nil
 }

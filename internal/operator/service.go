@@ -41,7 +41,7 @@ type SaleSpec struct {
 	PriceCents   int64     `json:"price_cents"`
 	Currency     string    `json:"currency"`
 	PerUserLimit int       `json:"per_user_limit"` // units
-	StartsAt     time.Time `json:"starts_at"`
+	StartsAt     time.Time `json:"starts_at"`      // zero = now, or when the sale that is there has begun
 	EndsAt       time.Time `json:"ends_at"`
 }
 
@@ -123,9 +123,28 @@ type Admin struct {
 
 var _ Service = (*Admin)(nil)
 
+// firstVersion is that of a new sale's total; a restock moves it.
+const firstVersion = 1
+
 // CreateSale stores a sale as a draft. A sale with the same id and terms is left as
-// it is; one with other terms is a CONFLICT.
+// it is; one with other terms is a CONFLICT. The total that a restock has changed
+// since is not another term.
 func (a *Admin) CreateSale(ctx context.Context, spec SaleSpec) (Change, error) {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	stored, err := a.Ledger.Sale(ctx, spec.ID)
+	there := err == nil
+	if err != nil && sale.CodeOf(err) != sale.CodeSaleNotFound {
+		return Change{}, err
+	}
+	if spec.StartsAt.IsZero() {
+		spec.StartsAt = now
+		if there && stored.StartsAt.Before(now) {
+			spec.StartsAt = stored.StartsAt
+		}
+	}
+	if there && stored.Version > firstVersion {
+		spec.Total = stored.Total
+	}
 	s := sale.Sale{
 		ID: spec.ID, Title: spec.Title, PriceCents: spec.PriceCents, Currency: spec.Currency, Total: spec.Total,
 		PerUserLimit: spec.PerUserLimit, StartsAt: spec.StartsAt.UTC(), EndsAt: spec.EndsAt.UTC(), Status: sale.Draft,
@@ -141,7 +160,6 @@ func (a *Admin) CreateSale(ctx context.Context, spec SaleSpec) (Change, error) {
 	if !created {
 		c.Message = fmt.Sprintf("sale %s is there already, with these terms", s.ID)
 	}
-	now := time.Now()
 	switch {
 	case now.After(s.EndsAt):
 		c.Warnings = append(c.Warnings, "ends_at is in the past: the sale will be ENDED when it is opened")

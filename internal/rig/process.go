@@ -20,8 +20,9 @@ const (
 	pollMillis = 25
 
 	// stopTimeoutSeconds is how long an engine may take to stop by itself. A
-	// broker with much unflushed data is the slowest, at a few seconds.
-	stopTimeoutSeconds = 30
+	// broker is the slowest: it takes 10 s with nothing to do, 20 s on a busy
+	// machine.
+	stopTimeoutSeconds = 60
 	killTimeoutSeconds = 10
 
 	// tailLines is how much of a log an error quotes: enough for a stack trace's

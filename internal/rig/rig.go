@@ -244,7 +244,9 @@ func (r *Rig) bringMySQL(ctx context.Context, before state) {
 		r.mu.Lock()
 		r.mysqlUnavailable = err.Error()
 		r.mu.Unlock()
-		r.progress(mysqlName, "not to be had here", "goes on without")
+		if ctx.Err() == nil {
+			r.progress(mysqlName, "not to be had here", "goes on without")
+		}
 	}
 	m, err := newMySQL(ctx, r.options.Dir, r.options.Cache, r.options.Ports.MySQL, r.secrets.password, r.progress)
 	if err != nil {

@@ -71,6 +71,8 @@ func newRocketMQ(dir, cache, pom string, namesrvPort, brokerPort int, progress p
 			// takes whichever comes first.
 			"-Drmq.logback.configurationFile=rmq."+name+".logback.xml",
 			"-Drocketmq.home.dir="+home,
+			// A path may hold a comma, at which it would be split into several stores.
+			"-Drocketmq.broker.multiPathSplitter=//",
 			// Refuse writes when the disk is really full, not at 90 %: the disk is
 			// the developer's own.
 			"-Drocketmq.broker.diskSpaceWarningLevelRatio=0.98",

@@ -99,7 +99,8 @@ func newMariaDB(dir string, port int, password string) (*sqlServer, error) {
 		"--innodb-log-file-size=256M",
 	})
 	s.initialise = func(datadir string) []string {
-		return append([]string{installer, "--no-defaults", "--datadir=" + datadir, "--skip-test-db"}, asRoot()...)
+		// --force: the host's name need not resolve, nobody logs in by it.
+		return append([]string{installer, "--no-defaults", "--datadir=" + datadir, "--skip-test-db", "--force"}, asRoot()...)
 	}
 	return s, nil
 }
