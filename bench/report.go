@@ -162,7 +162,7 @@ func (r *report) print(w io.Writer) error {
 		if i == 0 {
 			label = "got"
 		}
-		number(label, fmt.Sprint(c.Count), c.kind.String())
+		number(label, fmt.Sprint(c.Count), c.String())
 	}
 	for _, f := range r.Figures {
 		number(f.Name, decimals(f.Value), f.Unit)

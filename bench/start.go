@@ -77,12 +77,20 @@ func (d *daemon) ready(ctx context.Context) error {
 		return nil
 	})
 	if gone {
-		err = fmt.Errorf("%s ended at once: %v", d.name, d.err)
+		err = fmt.Errorf("%s ended at once: %w", d.name, d.ending())
 	}
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, d.tail())
 	}
 	return nil
+}
+
+// ending is how a daemon ended that should not have; ending well is no better.
+func (d *daemon) ending() error {
+	if d.err == nil {
+		return errors.New("exit status 0")
+	}
+	return d.err
 }
 
 func (d *daemon) tail() string {
@@ -94,7 +102,7 @@ func (d *daemon) tail() string {
 func (d *daemon) stop() error {
 	select {
 	case <-d.ended:
-		return fmt.Errorf("%s ended during the run: %v\n%s", d.name, d.err, d.tail())
+		return fmt.Errorf("%s ended during the run: %w\n%s", d.name, d.ending(), d.tail())
 	default:
 	}
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -108,7 +116,7 @@ func (d *daemon) stop() error {
 		return fmt.Errorf("%s did not stop within %d s of SIGTERM and was killed\n%s", d.name, stopTimeoutSeconds, d.tail())
 	}
 	if d.err != nil {
-		return fmt.Errorf("%s stopped badly: %v\n%s", d.name, d.err, d.tail())
+		return fmt.Errorf("%s stopped badly: %w\n%s", d.name, d.err, d.tail())
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ import (
 // The binaries under test, built once.
 var flashgate, bench string
 
+// The binaries' folder is removed on return, which os.Exit is not.
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
@@ -213,7 +214,7 @@ func (d *daemon) kill() {
 		return
 	}
 	_ = d.cmd.Process.Kill() // it may be gone already
-	<-d.done
+	<-d.done                 // killed, and so not nil
 	d.done = nil
 }
 

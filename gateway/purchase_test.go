@@ -227,7 +227,7 @@ func still(t testing.TB, run runner) *Gateway {
 	o.Verifier, o.Limits = alice{}, &open{}
 	g, err := New(o)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, g.listener.Listener.Close()) })
+	t.Cleanup(func() { require.NoError(t, g.listener.Close()) })
 	require.NoError(t, g.catalog.refresh(context.Background()))
 	return g
 }

@@ -255,13 +255,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 	go func() { served <- g.server.Serve(g.listener) }()
 	select {
 	case err := <-served:
-		g.drain()
-		return fmt.Errorf("gateway: the listener failed: %w", errors.Join(err, net.ErrClosed))
+		return fmt.Errorf("gateway: the listener failed: %w", errors.Join(err, net.ErrClosed, g.drain()))
 	case <-ctx.Done():
 	}
 	g.draining.Store(true)
-	_ = g.listener.Listener.Close()
-	<-served
+	_ = g.listener.Close()
+	<-served // closed by us
 	return g.drain()
 }
 

@@ -10,7 +10,7 @@ import (
 	"flashgate/internal/stock"
 )
 
-// ErrCannotRebuild: the sale was published, so it has been loaded before; its Redis
+// ErrCannotRebuild says that the sale was published, so it has been loaded before; its Redis
 // data is gone, and the bus cannot list what it has not delivered.
 var ErrCannotRebuild = errors.New("the sale's Redis data is gone and this bus cannot be read back: its undelivered orders would be forgotten")
 

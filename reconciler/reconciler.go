@@ -333,7 +333,7 @@ func (r *Reconciler) LevelTotal(ctx context.Context, saleID string) error {
 	case snap.Version < inv.Version:
 		ok, err := r.o.Stock.Adjust(ctx, saleID, inv.Total, inv.Version)
 		if err == nil && !ok {
-			err = errors.New("Redis has fewer free units than the cut takes")
+			err = errors.New("fewer units are free in Redis than the cut takes")
 		}
 		return err
 	case snap.Version > inv.Version:

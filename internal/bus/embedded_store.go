@@ -112,7 +112,7 @@ func (s *store) prepare() (w *writer, err error) {
 		{&w.rollback, `DELETE FROM messages WHERE id = ? AND committed = 0`},
 		{&w.remove, `DELETE FROM messages WHERE id = ?`},
 	} {
-		if *p.statement, err = s.db.Prepare(p.text); err != nil {
+		if *p.statement, err = s.db.Prepare(p.text); err != nil { //nolint:sqlclosecheck // they live as long as the database
 			return nil, err
 		}
 	}

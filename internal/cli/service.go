@@ -70,7 +70,7 @@ func withStock(ctx context.Context, n engines.Needs, do func(*stock.Store) error
 	quiet.Log = slog.New(slog.DiscardHandler)
 	s, err := engines.AwaitStock(waiting, quiet, func(err error) { last = err })
 	if err != nil {
-		return fmt.Errorf("Redis is not there (is it up? `make up` starts the engines): %w", errors.Join(last, ctx.Err()))
+		return fmt.Errorf("no Redis (is it up? `make up` starts the engines): %w", errors.Join(last, ctx.Err()))
 	}
 	defer s.Close()
 	return do(s)

@@ -52,7 +52,7 @@ func (a *Admin) view(ctx context.Context, s *sale.Sale) (SaleView, error) {
 	snap, err := a.Stock.Snapshot(ctx, s.ID)
 	if err != nil {
 		v.Problem = err.Error()
-		return v, nil
+		return v, nil //nolint:nilerr // shown in the view
 	}
 	v.Redis = &RedisView{
 		Loaded: snap.Loaded, Stock: snap.Stock, Held: snap.Held, Total: snap.Total, Version: snap.Version,

@@ -2,6 +2,7 @@ package purchase
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -88,7 +89,7 @@ func (p *Protocol) again(ctx context.Context, s *sale.Sale, requests []*Request)
 		p.replay(ctx, s, r)
 		return p.handOver(ctx, r)
 	})
-	if err == errNotCalled {
+	if errors.Is(err, errNotCalled) {
 		answerAll(requests, Answer{Code: sale.CodeOutcomeUnknown})
 	}
 	return open

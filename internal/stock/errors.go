@@ -39,7 +39,7 @@ func classify(name string, err error) error {
 		code, _, _ := strings.Cut(redisErr.Error(), " ")
 		for _, refusal := range refusals {
 			if code == refusal {
-				return fmt.Errorf("%w: %s: %s", ErrNotRun, name, redisErr)
+				return fmt.Errorf("%w: %s: %w", ErrNotRun, name, redisErr)
 			}
 		}
 	}

@@ -26,7 +26,7 @@ const (
 // errLoadRefused ends a load that is not, or no longer, this one's to do.
 var errLoadRefused = errors.New("stock: another load has the sale")
 
-// ErrLoadLost: Redis lost a part of the load under way, as in a failover. Load again
+// ErrLoadLost says that Redis lost a part of the load under way, as in a failover. Load again
 // under the next epoch.
 var ErrLoadLost = errors.New("stock: Redis lost a part of the load")
 
