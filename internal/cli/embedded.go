@@ -13,7 +13,6 @@ import (
 	"flashgate/internal/engines"
 	"flashgate/internal/operator"
 	"flashgate/internal/sale"
-	"flashgate/internal/token"
 	"flashgate/reconciler"
 )
 
@@ -120,11 +119,7 @@ func greet(out io.Writer, c *config.Config, shoppers, operators string) error {
 	if c.Demo.Sale == "" || c.JWT.Secret.IsZero() {
 		return nil
 	}
-	secret, err := c.JWTSecret()
-	if err != nil {
-		return err
-	}
-	issuer, err := token.NewIssuer(secret, c.JWT.Issuer, c.JWT.Audience)
+	issuer, err := newIssuer(c)
 	if err != nil {
 		return err
 	}

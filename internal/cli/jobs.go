@@ -89,11 +89,7 @@ alone; --users reads user ids from a file (- is standard input), one a line, and
 					return err
 				}
 			}
-			secret, err := c.JWTSecret()
-			if err != nil {
-				return err
-			}
-			issuer, err := token.NewIssuer(secret, c.JWT.Issuer, c.JWT.Audience)
+			issuer, err := newIssuer(c)
 			if err != nil {
 				return err
 			}
@@ -111,6 +107,14 @@ alone; --users reads user ids from a file (- is standard input), one a line, and
 	c.Flags().StringVar(&users, "users", "", "file with a user id a line")
 	c.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long the tokens are good")
 	return c
+}
+
+func newIssuer(c *config.Config) (*token.Issuer, error) {
+	secret, err := c.JWTSecret()
+	if err != nil {
+		return nil, err
+	}
+	return token.NewIssuer(secret, c.JWT.Issuer, c.JWT.Audience)
 }
 
 func issueAll(cmd *cobra.Command, issuer *token.Issuer, path string, ttl time.Duration) (err error) {
