@@ -92,8 +92,10 @@ func TestNodeLease(t *testing.T) {
 }
 
 func TestNothingIsSoldWithoutANodeNumber(t *testing.T) {
-	x := newEdge(t, accept)
-	x.g.o.Lease = &NodeLease{Ledger: &nodes{}} // which never had one
+	lease := &NodeLease{Ledger: &nodes{free: []int{3}}, Holder: "test", TTL: time.Minute, Log: slog.New(slog.DiscardHandler)}
+	x := newEdge(t, accept, func(o *Options) { lease.IDs, o.Lease = o.IDs, lease })
+	require.Equal(t, 202, x.buy().status)
+	lease.held.Store(false)
 	x.problem(x.buy(), 503, sale.CodeUnavailable)
 	require.ErrorContains(t, x.g.Ready(), "node number")
 }
