@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashgate/internal/sale"
+	"flashgate/internal/stock"
 )
 
 // Bounds of the catalog.
@@ -167,7 +168,9 @@ func (c *catalog) readStock(ctx context.Context, listings []*listing) error {
 			return err
 		}
 		for i, l := range part {
-			l.reading.Store(&reading{units: units[i], loaded: ok[i], at: at})
+			if units[i] != stock.UnknownUnits {
+				l.reading.Store(&reading{units: units[i], loaded: ok[i], at: at})
+			}
 		}
 	}
 	return nil

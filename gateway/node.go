@@ -26,8 +26,13 @@ type NodeLease struct {
 	TTL    time.Duration // of the lease; renewed at a third of it
 	Log    *slog.Logger
 
-	held atomic.Bool
+	held    atomic.Bool
+	renewed time.Time // when the ledger last said that the number is ours
 }
+
+// nodeGoodHours is how long a number stays good while the ledger cannot be asked: half
+// of ledger.NodeQuarantine, after which it may be another's.
+const nodeGoodHours = 12
 
 // Pauses between tries to get a first node number.
 const (
@@ -60,6 +65,7 @@ func (l *NodeLease) take(ctx context.Context) (int, error) {
 	node, err := l.Ledger.AcquireNode(ctx, l.Holder, l.TTL)
 	if err == nil {
 		l.IDs.SetNode(node)
+		l.renewed = time.Now()
 		l.held.Store(true)
 		l.Log.Info("leased a node number", "node", node)
 	}
@@ -98,14 +104,17 @@ func (l *NodeLease) renew(ctx context.Context, node int) int {
 	call, cancel := context.WithTimeout(ctx, nodeCallSeconds*time.Second)
 	defer cancel()
 	kept, err := l.Ledger.RenewNode(call, node, l.Holder, l.TTL)
-	if err != nil {
+	switch {
+	case err == nil && kept:
+		l.renewed = time.Now()
+		return node
+	case err != nil && time.Since(l.renewed) < nodeGoodHours*time.Hour:
 		l.Log.Warn("the node number's lease was not renewed; the number stays good", "node", node, "err", err)
 		return node
 	}
-	if kept {
-		return node
-	}
-	l.Log.Warn("the node number was lost; taking another", "node", node)
+	// From here on another gateway may have the number.
+	l.held.Store(false)
+	l.Log.Warn("the node number was lost; taking another", "node", node, "err", err)
 	if other, err := l.take(ctx); err == nil {
 		return other
 	}

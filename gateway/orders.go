@@ -175,7 +175,7 @@ func (g *Gateway) orders(c *call) refusal {
 		return no
 	}
 	list, err := g.ledgerOrders(c.user, saleID)
-	if err != nil && saleID == "" {
+	if err != nil && (saleID == "" || len(sales) == 0) {
 		return refuseWith(sale.CodeUnavailable, detailAway)
 	}
 	known := make(map[sale.ID]bool, len(list))

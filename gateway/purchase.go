@@ -50,11 +50,30 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		return refuse(sale.CodeUnavailable)
 	}
 	a := request.Wait()
+	if a.Code == sale.CodeUnavailable && g.o.Now().After(l.sale.EndsAt.Add(sale.Retention)) {
+		a = g.longOver(l.sale.ID, c.user, requestKey)
+	}
 	if a.Code != "" {
 		return refuse(a.Code)
 	}
 	g.accepted(c, l, &a, requestKey)
 	return refusal{}
+}
+
+// longOver answers for a sale that Redis need not know any more: the ledger alone
+// knows who bought.
+func (g *Gateway) longOver(saleID, user, key string) purchase.Answer {
+	ctx, cancel := g.readContext(g.o.ReadWait)
+	defer cancel()
+	o, err := g.readOrderByKey(ctx, saleID, user, key)
+	switch {
+	case err == nil:
+		return purchase.Answer{OrderID: o.ID, Quantity: o.Quantity, AmountCents: o.AmountCents, Replayed: true, Settled: true}
+	case sale.CodeOf(err) == sale.CodeOrderNotFound:
+		return purchase.Answer{Code: sale.CodeEnded}
+	default:
+		return purchase.Answer{Code: sale.CodeUnavailable}
+	}
 }
 
 // accepted writes the 202.

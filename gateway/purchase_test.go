@@ -149,6 +149,26 @@ func TestReplayOfADuplicateShowsTheSurvivor(t *testing.T) {
 	require.Equal(t, "/v1/orders/70?sale_id=spring", r.header.Get("Location"))
 }
 
+// Redis need not know a sale that ended long ago; the ledger knows who bought.
+func TestASaleThatIsLongOver(t *testing.T) {
+	x := newEdge(t, answering(purchase.Answer{Code: sale.CodeUnavailable}), func(o *Options) {
+		o.Now = func() time.Time { return clock().Add(300 * 24 * time.Hour) }
+	})
+	x.problem(x.buy("Idempotency-Key", "k"), 409, sale.CodeEnded)
+	x.engines.change(func() {
+		x.engines.orders[70] = ledger.Order{
+			Order:  sale.Order{ID: 70, SaleID: "spring", UserID: "alice", RequestKey: "k", Quantity: 1, AmountCents: 1999},
+			Status: sale.Paid,
+		}
+	})
+	r := x.buy("Idempotency-Key", "k")
+	require.Equal(t, 202, r.status, r.body)
+	require.Equal(t, "70", r.field(t, "order_id"))
+	require.Equal(t, string(sale.Paid), r.field(t, "status"))
+	x.engines.change(func() { x.engines.ledgerAway = true })
+	x.problem(x.buy("Idempotency-Key", "k"), 503, sale.CodeUnavailable)
+}
+
 func TestQueueFull(t *testing.T) {
 	inHand, answer := make(chan struct{}, 8), make(chan struct{})
 	x := newEdge(t, func(s *sale.Sale, q []*purchase.Request) {

@@ -55,7 +55,8 @@ func (g *Gateway) published(id []byte) (*listing, refusal) {
 	switch {
 	case l != nil:
 		return l, refusal{}
-	case !ready:
+	case !ready, !g.catalog.lacks(string(id)):
+		// It may have been published since the ledger was last heard.
 		return nil, refuse(sale.CodeUnavailable)
 	default:
 		return nil, refuse(sale.CodeSaleNotFound)

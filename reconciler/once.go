@@ -2,13 +2,19 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"flashgate/internal/audit"
+	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
 )
+
+// NotDone is what a report calls a step of the round that failed: releasing, loading,
+// levelling, settling or a task.
+const NotDone audit.Kind = "NOT_DONE"
 
 // Query says what a reconcile on demand covers.
 type Query struct {
@@ -57,6 +63,7 @@ func (r *Reconciler) Once(ctx context.Context, q Query) (Report, error) {
 	if err != nil {
 		return report, err
 	}
+	r.sales.Store(&sales)
 	known := q.SaleID == ""
 	for i := range sales {
 		s := &sales[i]
@@ -65,12 +72,19 @@ func (r *Reconciler) Once(ctx context.Context, q Query) (Report, error) {
 			continue
 		}
 		known = true
+		var owing error
 		if !q.DryRun {
-			r.tend(ctx, s, false)
+			owing = r.tend(ctx, s, false, true)
 		}
 		result, err := r.reconcile(ctx, s, q.DryRun)
 		if err != nil {
 			return report, fmt.Errorf("reconcile of sale %s: %w", s.ID, err)
+		}
+		if !q.DryRun {
+			owing = errors.Join(owing, r.settleOwed(ctx, s.ID), r.runTasks(ctx, s.ID))
+		}
+		if owing != nil {
+			result.Items = append(result.Items, Item{Kind: NotDone, Detail: "what a round does was not done", Why: owing.Error()})
 		}
 		for i := range result.Items {
 			report.Found++
@@ -84,14 +98,6 @@ func (r *Reconciler) Once(ctx context.Context, q Query) (Report, error) {
 	}
 	if !known {
 		return report, &sale.Error{Code: sale.CodeSaleNotFound, Detail: "no sale " + q.SaleID}
-	}
-	if !q.DryRun {
-		if err := r.settleOwed(ctx); err != nil {
-			return report, err
-		}
-		if err := r.runTasks(ctx); err != nil {
-			return report, err
-		}
 	}
 	report.Took = time.Since(began).Round(time.Millisecond).String()
 	return report, nil
@@ -110,6 +116,10 @@ func (r *Reconciler) reconcile(ctx context.Context, s *sale.Sale, dryRun bool) (
 	if err != nil {
 		return result, err
 	}
+	dead, err := r.deadBatches(ctx)
+	if err != nil {
+		return result, err
+	}
 	var open map[sale.ID]stock.BatchRecord
 	blown := r.blowsFuse(s, findings)
 	for i := range findings {
@@ -124,6 +134,8 @@ func (r *Reconciler) reconcile(ctx context.Context, s *sale.Sale, dryRun bool) (
 		switch {
 		case dryRun:
 			item.Why = "dry run"
+		case f.BatchID != 0 && dead[f.BatchID]:
+			item.Why = "a dead batch: see why it failed, then retry it"
 		case blown && !owed[f.Kind]:
 			item.Why = fmt.Sprintf("above the fuse of %d units or %g %% of the sale: an operator decides", r.o.FuseUnits, r.o.FusePercent)
 		default:
@@ -163,6 +175,21 @@ func (r *Reconciler) blowsFuse(s *sale.Sale, findings []audit.Finding) bool {
 	return moved > max(r.o.FuseUnits, int64(float64(s.Total)*r.o.FusePercent/100))
 }
 
+// maxDeadBatches bounds the dead batches that one run looks out for.
+const maxDeadBatches = 10_000
+
+// deadBatches are those that wait for an operator: a reconcile leaves them alone.
+func (r *Reconciler) deadBatches(ctx context.Context) (map[sale.ID]bool, error) {
+	rows, err := r.o.Ledger.DeadBatches(ctx, maxDeadBatches)
+	dead := make(map[sale.ID]bool, len(rows))
+	for i := range rows {
+		if rows[i].State == ledger.StateDead {
+			dead[rows[i].BatchID] = true
+		}
+	}
+	return dead, err
+}
+
 func (r *Reconciler) openBatches(ctx context.Context, saleID string) (map[sale.ID]stock.BatchRecord, error) {
 	open := make(map[sale.ID]stock.BatchRecord)
 	err := r.o.Stock.Batches(ctx, saleID, func(records []stock.BatchRecord) error {
@@ -195,6 +222,8 @@ func (r *Reconciler) repair(ctx context.Context, s *sale.Sale, f *audit.Finding,
 		}
 		_, err = r.o.Stock.Restore(ctx, &o.Order, o.BatchID)
 		return err
+	case audit.TotalDiffers:
+		return r.LevelTotal(ctx, s.ID)
 	case audit.StuckReservation:
 		_, err := r.o.Stock.Release(ctx, s.ID, f.BatchID, 0, nil)
 		return err

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/audit"
+	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/storetest"
 )
@@ -98,6 +99,31 @@ func TestTheFuseLeavesLargeRepairsToAPerson(t *testing.T) {
 	_, err = newReconciler(s, func(o *Options) { o.FuseUnits = 150 }).Once(ctx, Query{SaleID: sl.ID})
 	require.NoError(t, err)
 	require.Equal(t, int64(999), s.Snapshot(sl.ID).Stock)
+}
+
+func TestOnceSaysWhatItCouldNotDo(t *testing.T) {
+	ctx := context.Background()
+	s := storetest.Embedded(t)
+	sl := s.Sale(10, 2) // published, and not in Redis
+	report, err := newReconciler(s, func(o *Options) { o.Lister = nil }).Once(ctx, Query{SaleID: sl.ID})
+	require.NoError(t, err)
+	require.Positive(t, report.Left, "%+v", report)
+	require.Contains(t, fmt.Sprintf("%+v", report), ErrCannotRebuild.Error())
+}
+
+func TestOnceLeavesDeadBatchesAlone(t *testing.T) {
+	ctx := context.Background()
+	s := storetest.Embedded(t)
+	sl := s.LoadedSale(10, 2)
+	b := s.Batch(sl, old, "x")
+	s.Confirm(sl, b)
+	require.NoError(t, s.Ledger.AddDeadBatch(ctx, &ledger.DeadBatch{MessageID: "m", BatchID: b.ID, SaleID: sl.ID, Body: []byte("{}"), Error: "spoiled"}))
+	report, err := newReconciler(s).Once(ctx, Query{SaleID: sl.ID})
+	require.NoError(t, err)
+	require.Equal(t, 1, report.Left)
+	consumed, err := s.Ledger.Consumed(ctx, []sale.ID{b.ID})
+	require.NoError(t, err)
+	require.False(t, consumed[b.ID])
 }
 
 func TestOnceOfAnUnknownSale(t *testing.T) {

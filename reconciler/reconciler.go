@@ -6,6 +6,7 @@ package reconciler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -112,7 +113,7 @@ func (r *Reconciler) Round(ctx context.Context) {
 	r.lead(ctx)
 	slow := r.round%slowEveryRounds == 0
 	r.round++
-	r.step(ctx, "sales", func(ctx context.Context) error {
+	_ = r.step(ctx, "sales", func(ctx context.Context) error {
 		sales, err := r.o.Ledger.Sales(ctx)
 		if err == nil {
 			r.sales.Store(&sales)
@@ -127,23 +128,24 @@ func (r *Reconciler) Round(ctx context.Context) {
 			r.metrics.forget(s.ID)
 			continue
 		}
-		r.tend(ctx, s, slow)
+		// What failed was logged and counted; the next round tries again.
+		_ = r.tend(ctx, s, slow, r.leading.Load())
 	}
 	if r.leading.Load() {
-		r.step(ctx, "inventory", func(ctx context.Context) error {
+		_ = r.step(ctx, "inventory", func(ctx context.Context) error {
 			inventories, err := r.o.Ledger.Inventories(ctx)
 			r.metrics.observeLedger(inventories, sales, now)
 			return err
 		})
-		r.step(ctx, "settle", r.settleOwed)
-		r.step(ctx, "tasks", r.runTasks)
+		_ = r.step(ctx, "settle", func(ctx context.Context) error { return r.settleOwed(ctx, "") })
+		_ = r.step(ctx, "tasks", func(ctx context.Context) error { return r.runTasks(ctx, "") })
 	}
 }
 
 // lead takes or keeps the lease.
 func (r *Reconciler) lead(ctx context.Context) {
 	leads := false
-	r.step(ctx, "lease", func(ctx context.Context) error {
+	_ = r.step(ctx, "lease", func(ctx context.Context) error {
 		_, ok, err := r.o.Ledger.Acquire(ctx, leaseName, r.o.Holder, r.o.LeaseTTL)
 		leads = ok && err == nil
 		return err
@@ -157,66 +159,66 @@ func (r *Reconciler) lead(ctx context.Context) {
 	r.metrics.leading(leads)
 }
 
-// tend looks after one sale's Redis side.
-func (r *Reconciler) tend(ctx context.Context, s *sale.Sale, slow bool) {
+// tend looks after one sale's Redis side; lead: the leader's part of it too. It
+// returns what failed.
+func (r *Reconciler) tend(ctx context.Context, s *sale.Sale, slow, lead bool) error {
 	var snap stock.Snapshot
-	if !r.step(ctx, "snapshot", func(ctx context.Context) (err error) {
+	if err := r.step(ctx, "snapshot", func(ctx context.Context) (err error) {
 		snap, err = r.o.Stock.Snapshot(ctx, s.ID)
 		return err
-	}) {
-		return
+	}); err != nil {
+		return err
 	}
 	if !snap.Loaded {
-		if r.leading.Load() {
-			r.stepWithin(ctx, "load", r.o.LoadTimeout, func(ctx context.Context) error {
-				_, err := r.Load(ctx, s.ID)
-				return err
-			})
+		if !lead {
+			return nil
 		}
-		return
+		return r.stepWithin(ctx, "load", r.o.LoadTimeout, func(ctx context.Context) error {
+			_, err := r.Load(ctx, s.ID)
+			return err
+		})
 	}
 	r.metrics.observe(s.ID, snap)
+	var failed []error
 	if snap.Pending > 0 {
-		r.step(ctx, "sweep", func(ctx context.Context) error { return r.sweep(ctx, s.ID) })
+		failed = append(failed, r.step(ctx, "sweep", func(ctx context.Context) error { return r.sweep(ctx, s.ID) }))
 	}
-	if !r.leading.Load() {
-		return
+	if lead && (snap.Version != s.Version || snap.Total != s.Total) {
+		failed = append(failed, r.step(ctx, "total", func(ctx context.Context) error { return r.LevelTotal(ctx, s.ID) }))
 	}
-	if snap.Version != s.Version {
-		r.step(ctx, "total", func(ctx context.Context) error { return r.LevelTotal(ctx, s.ID) })
-	}
-	if slow {
-		r.step(ctx, "purge", func(ctx context.Context) error {
+	if lead && slow {
+		failed = append(failed, r.step(ctx, "purge", func(ctx context.Context) error {
 			n, err := r.o.Stock.PurgeVoids(ctx, s.ID, r.o.VoidAge)
 			r.metrics.purged.Add(float64(n))
 			return err
-		})
+		}))
 		if time.Now().After(s.EndsAt) {
-			r.step(ctx, "expire", func(ctx context.Context) error {
+			failed = append(failed, r.step(ctx, "expire", func(ctx context.Context) error {
 				return r.o.Stock.ExpireAt(ctx, s.ID, s.EndsAt.Add(sale.Retention))
-			})
+			}))
 		}
 	}
+	return errors.Join(failed...)
 }
 
-// step runs do within the step's time-out; false: it failed, and said so.
-func (r *Reconciler) step(ctx context.Context, name string, do func(context.Context) error) bool {
+// step runs do within the step's time-out. Its error is logged and counted here.
+func (r *Reconciler) step(ctx context.Context, name string, do func(context.Context) error) error {
 	return r.stepWithin(ctx, name, r.o.StepTimeout, do)
 }
 
-func (r *Reconciler) stepWithin(ctx context.Context, name string, timeout time.Duration, do func(context.Context) error) bool {
-	if ctx.Err() != nil {
-		return false
+func (r *Reconciler) stepWithin(ctx context.Context, name string, timeout time.Duration, do func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := do(ctx)
-	if err == nil {
-		return true
+	if err != nil {
+		r.metrics.failures.WithLabelValues(name).Inc()
+		r.o.Log.Warn("reconciler step failed; the next round tries again", "step", name, "err", err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	r.metrics.failures.WithLabelValues(name).Inc()
-	r.o.Log.Warn("reconciler step failed; the next round tries again", "step", name, "err", err)
-	return false
+	return nil
 }
 
 // sweep releases reservations whose deadline has passed: their gateway died, or
@@ -239,8 +241,9 @@ func (r *Reconciler) sweep(ctx context.Context, saleID string) error {
 	return nil
 }
 
-// settleOwed settles batches that a worker persisted and did not settle.
-func (r *Reconciler) settleOwed(ctx context.Context) error {
+// settleOwed settles batches that a worker persisted and did not settle, of one sale
+// or ("") all.
+func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
 	owed, err := r.o.Ledger.Owed(ctx, time.Now().Add(-r.o.SettleAge), maxSettleBatches)
 	if err != nil {
 		return err
@@ -248,6 +251,9 @@ func (r *Reconciler) settleOwed(ctx context.Context) error {
 	r.metrics.owed.Set(float64(len(owed)))
 	bySale := make(map[string][]sale.ID)
 	for _, o := range owed {
+		if only != "" && o.SaleID != only {
+			continue
+		}
 		bySale[o.SaleID] = append(bySale[o.SaleID], o.BatchID)
 	}
 	var failed []error
@@ -291,22 +297,29 @@ func (r *Reconciler) known() []sale.Sale {
 	return nil
 }
 
-// runTasks gives back to Redis the units of orders that the ledger cancelled.
-func (r *Reconciler) runTasks(ctx context.Context) error {
+// runTasks gives back to Redis the units of orders that the ledger cancelled, of one
+// sale or ("") all. Its error says how many are left.
+func (r *Reconciler) runTasks(ctx context.Context, only string) error {
 	tasks, err := r.o.Ledger.DueTasks(ctx, time.Now(), maxTasks)
 	if err != nil {
 		return err
 	}
+	left := 0
+	var last error
 	for i := range tasks {
 		t := &tasks[i]
+		if only != "" && t.Order.SaleID != only {
+			continue
+		}
 		_, err := r.o.Stock.Restore(ctx, &t.Order, t.BatchID)
 		if err != nil && !r.isOver(t.Order.SaleID, err) {
-			r.metrics.failures.WithLabelValues("task").Inc()
 			// The exponent is bounded so that the shift cannot overflow.
 			next := time.Now().Add(r.o.TaskBackoff << min(t.Tries, 10))
-			if err := r.o.Ledger.TaskFailed(ctx, t.ID, err.Error(), next, r.o.TaskTries); err != nil {
-				return err
+			if failed := r.o.Ledger.TaskFailed(ctx, t.ID, err.Error(), next, r.o.TaskTries); failed != nil {
+				return failed
 			}
+			left++
+			last = err
 			continue
 		}
 		if err := r.o.Ledger.TaskDone(ctx, t.ID); err != nil {
@@ -314,11 +327,16 @@ func (r *Reconciler) runTasks(ctx context.Context) error {
 		}
 		r.metrics.tasks.Inc()
 	}
+	if left > 0 {
+		return fmt.Errorf("%d tasks are left for their next try: %w", left, last)
+	}
 	return nil
 }
 
 // LevelTotal brings the side whose total is behind to the other's version. A cut
-// that the ledger can no longer cover is taken back on both sides.
+// that the ledger can no longer cover is taken back on both sides. Two totals of one
+// version are a cut and a raise at the same moment: the raise was promised, the cut
+// was refused, so the larger one stays.
 func (r *Reconciler) LevelTotal(ctx context.Context, saleID string) error {
 	// Read both afresh: the list of sales may be older than the snapshot.
 	inv, err := r.o.Ledger.Inventory(ctx, saleID)
@@ -341,6 +359,13 @@ func (r *Reconciler) LevelTotal(ctx context.Context, saleID string) error {
 		if sale.CodeOf(err) == sale.CodeConflict {
 			return r.takeBackCut(ctx, inv, snap.Version)
 		}
+		return err
+	case snap.Total != inv.Total:
+		total, version := max(snap.Total, inv.Total), inv.Version+1
+		if _, err := r.o.Ledger.SetTotal(ctx, saleID, total, version, "a cut and a raise at one moment"); err != nil {
+			return err
+		}
+		_, err := r.o.Stock.Adjust(ctx, saleID, total, version)
 		return err
 	}
 	return nil

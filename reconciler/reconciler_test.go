@@ -127,6 +127,18 @@ func TestRound(t *testing.T) {
 			newReconciler(s).Round(ctx)
 			require.Equal(t, int64(12), s.Snapshot(sl.ID).Stock, "once")
 		})
+		t.Run("levels a cut and a raise that took one version", func(t *testing.T) {
+			sl := s.LoadedSale(10, 2)
+			inv, err := s.Ledger.Inventory(ctx, sl.ID)
+			require.NoError(t, err)
+			_, err = s.Stock.Adjust(ctx, sl.ID, 8, inv.Version+1)
+			require.NoError(t, err)
+			_, err = s.Ledger.SetTotal(ctx, sl.ID, 15, inv.Version+1, "raise")
+			require.NoError(t, err)
+			newReconciler(s).Round(ctx)
+			require.Equal(t, int64(15), s.Snapshot(sl.ID).Total, "the raise was promised")
+			audited(t, s, sl.ID)
+		})
 		t.Run("takes back a cut that the ledger cannot take", func(t *testing.T) {
 			sl := s.LoadedSale(3, 3)
 			s.Apply(s.Batch(sl, 0, "a", "b", "c")) // Redis does not know: it thinks 3 are free

@@ -105,6 +105,9 @@ func (a *Auditor) Compare(ctx context.Context, s *sale.Sale, each func(Finding) 
 		}
 	} else {
 		c.compared.NotLoaded = true
+		if s.Status != sale.Draft && time.Now().Before(s.EndsAt.Add(sale.Retention)) {
+			c.found(Finding{Kind: NotLoaded, Detail: "published, and its stock key is absent: it answers 503"})
+		}
 	}
 	for i := range c.findings {
 		f := &c.findings[i]
@@ -127,6 +130,7 @@ type comparison struct {
 	sale     *sale.Sale
 	bound    sale.ID          // ids below it are older than the watermark
 	open     map[sale.ID]bool // batches RESERVED or CONFIRMED in Redis
+	still    map[sale.ID]bool // those that were so when the passes were over; nil = not read yet
 	findings []Finding
 	compared Compared
 }
@@ -191,6 +195,11 @@ func (c *comparison) redisAlone(ctx context.Context) error {
 		c.found(Finding{Kind: StockDrift, Units: d, Detail: fmt.Sprintf("stock %d + held %d is not total %d", snap.Stock, snap.Held, snap.Total)})
 		return nil
 	}
+	if differs, err := c.totalsDiffer(ctx); err != nil {
+		return err
+	} else if differs {
+		c.found(Finding{Kind: TotalDiffers, Detail: "a restock is under way, or one side missed it"})
+	}
 	drift, counted, err := c.Stock.Recount(ctx, c.sale.ID, false)
 	if err != nil {
 		return err
@@ -200,6 +209,33 @@ func (c *comparison) redisAlone(ctx context.Context) error {
 		c.found(Finding{Kind: StockDrift, Units: drift, Detail: "held units are not what the buyers' records say"})
 	}
 	return nil
+}
+
+func (c *comparison) totalsDiffer(ctx context.Context) (bool, error) {
+	snap, err := c.Stock.Snapshot(ctx, c.sale.ID)
+	if err != nil || !snap.Loaded {
+		return false, err
+	}
+	inv, err := c.Ledger.Inventory(ctx, c.sale.ID)
+	return snap.Total != inv.Total, err
+}
+
+// stillOpen reports whether a batch is open in Redis after the passes.
+func (c *comparison) stillOpen(ctx context.Context, id sale.ID) (bool, error) {
+	if c.still == nil {
+		still := make(map[sale.ID]bool)
+		err := c.Stock.Batches(ctx, c.sale.ID, func(records []stock.BatchRecord) error {
+			for i := range records {
+				still[records[i].ID] = records[i].State != stock.StateVoid
+			}
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+		c.still = still
+	}
+	return c.still[id], nil
 }
 
 // batches looks at what is open in Redis: invariants 2 and 7.
@@ -363,6 +399,10 @@ func (c *comparison) again(ctx context.Context, f *Finding) (bool, error) {
 	case ConfirmedNotPersisted:
 		consumed, err := c.Ledger.Consumed(ctx, []sale.ID{f.BatchID})
 		return !consumed[f.BatchID], err
+	case ConsumedNotSettled:
+		return c.stillOpen(ctx, f.BatchID)
+	case TotalDiffers:
+		return c.totalsDiffer(ctx)
 	default:
 		return true, nil
 	}

@@ -87,7 +87,10 @@ func TestEveryDifferenceIsFound(t *testing.T) {
 			s.Exec(`INSERT INTO stock_sync_tasks (order_id, batch_id, sale_id, user_id, request_key, quantity, amount_cents, next_try, state, created_at)
 				VALUES (1, 1, ?, 'x', 'k', 1, 100, '2026-01-01 00:00:00.000', 'STUCK', '2026-01-01 00:00:00.000')`, sl.ID)
 		}, audit.StuckTask, "7"},
-		{"a sale that Redis has not", func(s *storetest.Stores, sl *sale.Sale) { s.LoseRedis(sl.ID) }, "", ""},
+		{"a published sale that Redis has not", func(s *storetest.Stores, sl *sale.Sale) { s.LoseRedis(sl.ID) }, audit.NotLoaded, "4c"},
+		{"another total", func(s *storetest.Stores, sl *sale.Sale) {
+			s.Exec("UPDATE inventory SET total = total + 5, available = available + 5 WHERE sale_id = ?", sl.ID)
+		}, audit.TotalDiffers, "4c"},
 	}
 	storetest.Each(t, func(t *testing.T, s *storetest.Stores) {
 		for _, c := range cases {

@@ -23,6 +23,8 @@ const (
 	ConsumedNotSettled      Kind = "CONSUMED_NOT_SETTLED"       // in the ledger, still open in Redis
 	QuantityDiffers         Kind = "QUANTITY_DIFFERS"
 	StockDrift              Kind = "STOCK_DRIFT"         // stock + held is not total
+	TotalDiffers            Kind = "TOTAL_DIFFERS"       // the two stores have other totals
+	NotLoaded               Kind = "NOT_LOADED"          // a published sale that Redis has not
 	LedgerCountsDrift       Kind = "LEDGER_COUNTS_DRIFT" // the inventory row is not what its orders say
 	Oversold                Kind = "OVERSOLD"            // more active units than the total
 	LimitExceeded           Kind = "LIMIT_EXCEEDED"      // a user's active units are over the limit
@@ -41,6 +43,8 @@ var invariants = map[Kind]string{
 	ConsumedNotSettled:      "4c",
 	QuantityDiffers:         "4c",
 	StockDrift:              "4a",
+	TotalDiffers:            "4c",
+	NotLoaded:               "4c",
 	LedgerCountsDrift:       "4b",
 	Oversold:                "1",
 	LimitExceeded:           "8",

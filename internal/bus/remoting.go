@@ -36,7 +36,10 @@ const (
 	masterID      = "0"
 )
 
-var errNoRoute = errors.New("bus: topic has no route (flashgate migrate creates it)")
+var (
+	errNoRoute  = errors.New("bus: topic has no route (flashgate migrate creates it)")
+	errNoBroker = errors.New("bus: no broker has registered with the name server")
+)
 
 type remotingHeader struct {
 	Code      int               `json:"code"`
@@ -189,7 +192,7 @@ func masters(ctx context.Context, nameServers []string) (map[string]string, erro
 		}
 	}
 	if len(addresses) == 0 {
-		return nil, errors.New("bus: no broker has registered with the name server")
+		return nil, errNoBroker
 	}
 	return addresses, nil
 }

@@ -27,7 +27,10 @@ type fakeBroker struct {
 	code     atomic.Int32  // what half messages are answered with; hangs if below 0
 	halves   atomic.Int32  // half messages that came
 	hung     chan struct{} // closed to answer those that hang
-	ends     chan string   // commitOrRollback of each end
+
+	unregistered atomic.Int32 // questions for the cluster's brokers that find none
+
+	ends chan string // commitOrRollback of each end
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -101,6 +104,11 @@ func (f *fakeBroker) answer(request *remotingHeader) (*remotingHeader, string) {
 	case requestRoute: // with a bare key, as name servers write it
 		return &remotingHeader{}, fmt.Sprintf(`{"brokerDatas":[{"brokerAddrs":{0:%q},"brokerName":"fake","cluster":"c"}],`+
 			`"queueDatas":[{"brokerName":"fake","perm":6,"readQueueNums":1,"writeQueueNums":1,"topicSynFlag":0}]}`, f.address())
+	case requestClusterInfo:
+		if f.unregistered.Add(-1) >= 0 {
+			return &remotingHeader{}, `{"brokerAddrTable":{},"clusterAddrTable":{}}`
+		}
+		return &remotingHeader{}, fmt.Sprintf(`{"brokerAddrTable":{"fake":{"brokerAddrs":{0:%q},"brokerName":"fake"}}}`, f.address())
 	case sendMessage:
 		f.halves.Add(1)
 		code := int(f.code.Load())
@@ -300,6 +308,22 @@ func TestEnsureTopics(t *testing.T) {
 	require.ErrorIs(t, ping(ctx, servers, "bus-test-"+randomName()), errNoRoute)
 	// A name server that is away does not hide one that is there.
 	require.NoError(t, ping(ctx, []string{"127.0.0.1:1", servers[0]}, topic))
+}
+
+// migrate may run right after the engines start: a broker is up before it is known.
+func TestEnsureTopicsWaitsForABroker(t *testing.T) {
+	f := startFakeBroker(t)
+	f.unregistered.Store(2)
+	changed, err := EnsureTopics(t.Context(), []string{f.address()}, "topic", 1)
+	require.NoError(t, err)
+	require.False(t, changed, "the fake has the topic")
+	require.Negative(t, f.unregistered.Load(), "asked until it was known")
+
+	f.unregistered.Store(1_000_000)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = EnsureTopics(ctx, []string{f.address()}, "topic", 1)
+	require.Error(t, err)
 }
 
 func TestNameServersAreResolved(t *testing.T) {

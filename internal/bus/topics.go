@@ -12,11 +12,15 @@ const (
 	MaxQueues = 1_024
 	// A new topic's route is visible as soon as its broker reports; ask this often.
 	routePollMillis = 200
+	// A broker serves, and says so in its log, before it is known to the name server;
+	// when it missed it at its start, it registers within 30 s.
+	brokerWaitSeconds = 40
 )
 
 // EnsureTopics creates the topic on every broker of the cluster with the given number
 // of queues, and waits until the name server knows it. An existing topic gets more
-// queues where it has fewer, and never fewer. true: something was changed.
+// queues where it has fewer, and never fewer. true: something was changed. Brokers that
+// have just started are waited for; a name server that is away is an error at once.
 //
 // Nothing else needs creating: a consumer group's retry topic, and
 // TRANS_CHECK_MAX_TIME_TOPIC, are made by the broker when it first needs them, and it
@@ -25,7 +29,7 @@ func EnsureTopics(ctx context.Context, nameServers []string, topic string, queue
 	if queues < 1 || queues > MaxQueues {
 		return false, fmt.Errorf("topic %s: %d queues, want 1–%d", topic, queues, MaxQueues)
 	}
-	brokers, err := masters(ctx, nameServers)
+	brokers, err := awaitMasters(ctx, nameServers)
 	if err != nil {
 		return false, err
 	}
@@ -48,6 +52,18 @@ func EnsureTopics(ctx context.Context, nameServers []string, topic string, queue
 		}
 	}
 	return changed, nil
+}
+
+// awaitMasters is masters, and waits for the first broker to register, within a bound.
+func awaitMasters(ctx context.Context, nameServers []string) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, brokerWaitSeconds*time.Second)
+	defer cancel()
+	for {
+		brokers, err := masters(ctx, nameServers)
+		if !errors.Is(err, errNoBroker) || !sleep(ctx, routePollMillis*time.Millisecond) {
+			return brokers, err
+		}
+	}
 }
 
 // lacking names the brokers on which the topic has too few queues, or is not.

@@ -96,6 +96,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 		{"reconcile without once", []string{"reconcile", embedded}, "--once"},
 		{"bare on real engines", []string{"--config=configs/local.yaml"}, "real engines"},
 		{"an unknown command", []string{"sell"}, "unknown command"},
+		{"an unknown sale command", []string{"sale", "opne", "s"}, "opne"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, out, errout := command(c.args...)

@@ -15,7 +15,13 @@ import (
 )
 
 func saleCommand(f *flags) *cobra.Command {
-	c := &cobra.Command{Use: "sale", Short: "Create, list, open, pause, restock and load sales", GroupID: "jobs"}
+	c := &cobra.Command{Use: "sale", Short: "Create, list, open, pause, restock and load sales", GroupID: "jobs",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("sale %s: no such command; `flashgate sale --help` lists them", args[0])
+			}
+			return cmd.Help()
+		}}
 	change := func(use, short, long string, do func(context.Context, operator.Service, string) (operator.Change, error)) *cobra.Command {
 		return &cobra.Command{
 			Use: use + " SALE", Short: short, Long: long, Args: cobra.ExactArgs(1),

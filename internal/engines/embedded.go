@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 
@@ -51,7 +52,7 @@ func OpenEmbedded(ctx context.Context, n Needs) (_ *Embedded, err error) {
 	if err := os.MkdirAll(e.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if e.lock, err = lock(e.dir); err != nil {
+	if e.lock, err = awaitLock(ctx, e.dir); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -85,6 +86,29 @@ func OpenEmbedded(ctx context.Context, n Needs) (_ *Embedded, err error) {
 	return e, err
 }
 
+// A command that has the folder open is done soon; a daemon, which says where it can
+// be reached, is not.
+const (
+	lockWaitSeconds = 5
+	lockPollMillis  = 50
+)
+
+func awaitLock(ctx context.Context, dir string) (*os.File, error) {
+	limit := time.Now().Add(lockWaitSeconds * time.Second)
+	for {
+		f, err := lock(dir)
+		var running *ErrRunning
+		if !errors.As(err, &running) || running.Operators != "" || time.Now().After(limit) {
+			return f, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(lockPollMillis * time.Millisecond):
+		}
+	}
+}
+
 // lock takes the folder for as long as the process lives, however it dies.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -101,6 +125,10 @@ func lock(dir string) (*os.File, error) {
 			return nil, err
 		}
 		return nil, &ErrRunning{Dir: dir, Operators: strings.TrimSpace(string(address))}
+	}
+	// What a killed process announced is no more.
+	if err := os.Remove(filepath.Join(dir, operatorsFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }

@@ -144,6 +144,9 @@ func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error 
 // after its time, not by the clock alone.
 func (b *Breaker) State() State { return State(b.circuit.state.Load()) }
 
+// Open reports whether calls are refused, until one tries the engine out.
+func (b *Breaker) Open() bool { return b.State() == Open }
+
 // circuits finds a circuit by its resource for Sentinel's events.
 var circuits sync.Map
 

@@ -223,13 +223,18 @@ func TestTasksAndDeadBatches(t *testing.T) {
 	require.Equal(t, sale.CodeNotFound, sale.CodeOf(p.client.RetryTask(ctx, 999)))
 
 	b := p.Batch(sl, 0, "a", "b")
+	p.Confirm(sl, b)
+	never := p.Batch(sl, 0, "c")
+	text, err := bus.Encode(never)
+	require.NoError(t, err)
+	require.NoError(t, p.Ledger.AddDeadBatch(ctx, &ledger.DeadBatch{MessageID: "m3", BatchID: never.ID, SaleID: sl.ID, Body: text, Error: "stranded"}))
 	body, err := bus.Encode(b)
 	require.NoError(t, err)
 	require.NoError(t, p.Ledger.AddDeadBatch(ctx, &ledger.DeadBatch{MessageID: "m1", BatchID: b.ID, SaleID: sl.ID, Body: body, Error: "for a reason since mended"}))
 	require.NoError(t, p.Ledger.AddDeadBatch(ctx, &ledger.DeadBatch{MessageID: "m2", Body: []byte("{"), Error: "not JSON"}))
 	dead, err := p.client.DeadBatches(ctx)
 	require.NoError(t, err)
-	require.Len(t, dead, 2)
+	require.Len(t, dead, 3)
 	for _, d := range dead {
 		err := p.client.ReplayDeadBatch(ctx, d.ID)
 		if d.MessageID == "m1" {

@@ -172,7 +172,7 @@ func (a *Admin) CreateSale(ctx context.Context, spec SaleSpec) (Change, error) {
 // OpenSale publishes a sale, or ends its pause. Its Redis data is loaded first: an
 // opened sale is one that can sell.
 func (a *Admin) OpenSale(ctx context.Context, id string) (Change, error) {
-	if _, err := a.Reconciler.Load(ctx, id); err != nil {
+	if err := a.loaded(ctx, id); err != nil {
 		return Change{}, err
 	}
 	changed, err := a.Ledger.SetStatus(ctx, id, sale.Opened)
@@ -192,6 +192,35 @@ func (a *Admin) OpenSale(ctx context.Context, id string) (Change, error) {
 		c.Warnings = append(c.Warnings, "its ends_at has passed: it sells nothing")
 	}
 	return c, nil
+}
+
+// A load by another process is waited for this long.
+const (
+	loadPollMillis  = 50
+	loadWaitSeconds = 10
+)
+
+// loaded loads a sale, or waits until another process has: once a sale is published,
+// Redis must have it.
+func (a *Admin) loaded(ctx context.Context, id string) error {
+	limit := time.Now().Add(loadWaitSeconds * time.Second)
+	for {
+		if _, err := a.Reconciler.Load(ctx, id); err != nil {
+			return err
+		}
+		snap, err := a.Stock.Snapshot(ctx, id)
+		if err != nil || snap.Loaded {
+			return err
+		}
+		if time.Now().After(limit) {
+			return &sale.Error{Code: sale.CodeConflict, Detail: "another process is loading the sale and has not finished: try again"}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(loadPollMillis * time.Millisecond):
+		}
+	}
 }
 
 // PauseSale stops a sale from selling until it is opened again.

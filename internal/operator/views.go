@@ -5,6 +5,7 @@ import (
 
 	"flashgate/internal/bus"
 	"flashgate/internal/ledger"
+	"flashgate/internal/purchase"
 	"flashgate/internal/sale"
 )
 
@@ -110,6 +111,13 @@ func (a *Admin) ReplayDeadBatch(ctx context.Context, id int64) error {
 	b, err := bus.Decode(d.Body)
 	if err != nil {
 		return &sale.Error{Code: sale.CodeConflict, Detail: "its body cannot be read: " + err.Error()}
+	}
+	// It may never have been promised: then Redis has voided it, or does so now.
+	switch purchase.Checker(a.Stock, nil)(ctx, b) {
+	case bus.Rollback:
+		return &sale.Error{Code: sale.CodeConflict, Detail: "it was never promised, and Redis has voided it: nothing is to be done"}
+	case bus.Unknown:
+		return &sale.Error{Code: sale.CodeConflict, Detail: "Redis cannot say now whether it was promised: try again"}
 	}
 	if _, err := a.Ledger.Apply(ctx, []sale.Batch{*b}); err != nil {
 		if ledger.Poison(err) {

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,12 +44,18 @@ type Breaker interface {
 	Do(ctx context.Context, do func(context.Context) error) error
 }
 
+// BusBreaker is a Breaker that can be looked at without a call.
+type BusBreaker interface {
+	Breaker
+	Open() bool // calls are refused, or the next one is to try the engine out
+}
+
 // Options are the protocol's bounds and parts.
 type Options struct {
 	Stock        Stock
 	Bus          Sender
-	RedisBreaker Breaker // nil = none
-	BusBreaker   Breaker // nil = none
+	RedisBreaker Breaker    // nil = none
+	BusBreaker   BusBreaker // nil = none
 	IDs          *sale.IDs
 	Hold         time.Duration // how long a reservation lasts before the sweeper releases it
 	HalfTimeout  time.Duration // of storing a half message
@@ -65,6 +72,9 @@ type Protocol struct {
 	metrics metrics
 	scratch sync.Pool
 	waits   sync.WaitGroup
+	// busProbe is when, in Unix ms, a batch may try the bus out again while its breaker
+	// is open.
+	busProbe atomic.Int64
 }
 
 // New makes a protocol; it starts nothing.
@@ -155,18 +165,24 @@ func (p *Protocol) run(ctx context.Context, s *sale.Sale, r *run) {
 	if len(r.requests) == 0 {
 		return
 	}
-	// The bus's breaker stands before reserve: while it is open nothing is reserved
-	// that could not be handed over.
-	err := guard(ctx, p.o.BusBreaker, func(ctx context.Context) error {
-		if !p.reserve(ctx, s, r) {
-			return nil
-		}
-		p.replay(ctx, s, r)
-		return p.handOver(ctx, r)
-	})
-	if errors.Is(err, errNotCalled) {
+	if p.busAway() {
 		answerAll(r.requests, Answer{Code: sale.CodeUnavailable})
+		return
 	}
+	if p.reserve(ctx, s, r) {
+		p.replay(ctx, s, r)
+		p.handOver(ctx, r)
+	}
+}
+
+// busProbeMillis is how often a batch with winners is let through to a bus whose
+// breaker is open: were there none, the breaker could never find out that it is back.
+const busProbeMillis = 500
+
+// busAway reports whether a batch shall be refused before anything is reserved that
+// could not be handed over.
+func (p *Protocol) busAway() bool {
+	return p.o.BusBreaker != nil && p.o.BusBreaker.Open() && time.Now().UnixMilli() < p.busProbe.Load()
 }
 
 // answerMarginMillis is how long before the shoppers' deadline the protocol gives up
@@ -293,11 +309,10 @@ func (r *run) sortReplay(q *Request, o *stock.Outcome) {
 	}
 }
 
-// handOver is steps 2 to 4 for the winners. It returns the bus's error, for the
-// breaker; the answers have been given.
-func (p *Protocol) handOver(ctx context.Context, r *run) error {
+// handOver is steps 2 to 4 for the winners.
+func (p *Protocol) handOver(ctx context.Context, r *run) {
 	if len(r.winners) == 0 {
-		return nil
+		return
 	}
 	limit := deadline(r.winners)
 	ended := false
@@ -308,7 +323,7 @@ func (p *Protocol) handOver(ctx context.Context, r *run) error {
 	began := time.Now()
 	half, cancel := context.WithTimeout(ctx, p.o.HalfTimeout)
 	defer cancel()
-	err := p.o.Bus.Send(half, &r.batch, func() bus.Decision {
+	local := func() bus.Decision {
 		p.metrics.step("half", began, nil)
 		state, err := p.confirm(ctx, &r.batch, limit)
 		switch {
@@ -323,14 +338,21 @@ func (p *Protocol) handOver(ctx context.Context, r *run) error {
 			end("")
 			return bus.Commit
 		}
-	})
-	if err == nil || ended {
-		return err
 	}
+	send := func(ctx context.Context) error { return p.o.Bus.Send(ctx, &r.batch, local) }
+	var err error
+	if p.o.BusBreaker == nil {
+		err = send(half)
+	} else {
+		err = guard(half, p.o.BusBreaker, send)
+	}
+	if err == nil || ended {
+		return
+	}
+	p.busProbe.Store(time.Now().UnixMilli() + busProbeMillis)
 	p.metrics.step("half", began, err)
-	p.o.Log.Warn("half message has an unknown outcome", "sale", r.batch.SaleID, "batch", r.batch.ID, "err", err)
+	p.o.Log.Warn("half message was not stored, or nobody knows", "sale", r.batch.SaleID, "batch", r.batch.ID, "err", err)
 	end(p.void(ctx, &r.batch))
-	return err
 }
 
 // answerWinners tells the winners and their twins what became of their batch.

@@ -253,6 +253,7 @@ func TestASweptReservationIsGone(t *testing.T) {
 type stopped struct{}
 
 func (stopped) Do(context.Context, func(context.Context) error) error { return errors.New("open") }
+func (stopped) Open() bool                                            { return true }
 
 func TestAnOpenBreakerRefusesBeforeAnythingIsReserved(t *testing.T) {
 	for name, open := range map[string]func(*Options){
@@ -267,6 +268,11 @@ func TestAnOpenBreakerRefusesBeforeAnythingIsReserved(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, int64(2), snap.Stock)
 			require.Empty(t, w.halves)
+			// The first batch tried the bus out; the next ones do not even reserve.
+			require.Equal(t, sale.CodeUnavailable, w.buy(w.request("a", "k", 1))[0].Code)
+			after, err := w.store.Snapshot(context.Background(), w.sale.ID)
+			require.NoError(t, err)
+			require.Equal(t, snap.Batches, after.Batches)
 		})
 	}
 }

@@ -2,7 +2,6 @@ package purchase
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -80,17 +79,12 @@ func (p *Protocol) await(ctx context.Context, s *sale.Sale, requests []*Request,
 // again runs requests once more and returns those that are still open.
 func (p *Protocol) again(ctx context.Context, s *sale.Sale, requests []*Request) []*Request {
 	r := &run{requests: requests}
-	open := r.open
-	err := guard(ctx, p.o.BusBreaker, func(ctx context.Context) error {
-		if !p.reserve(ctx, s, r) {
-			return nil
-		}
-		open, r.open = r.open, nil
-		p.replay(ctx, s, r)
-		return p.handOver(ctx, r)
-	})
-	if errors.Is(err, errNotCalled) {
-		answerAll(requests, Answer{Code: sale.CodeOutcomeUnknown})
+	if !p.reserve(ctx, s, r) {
+		return nil
 	}
+	open := r.open
+	r.open = nil
+	p.replay(ctx, s, r)
+	p.handOver(ctx, r)
 	return open
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"math"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -52,8 +53,12 @@ func (s *Store) Snapshot(ctx context.Context, saleID string) (Snapshot, error) {
 	return Snapshot{}, malformed("snapshot", message)
 }
 
+// UnknownUnits is what Stocks says of a sale whose node did not answer.
+const UnknownUnits = math.MinInt64
+
 // Stocks reads the free units of many sales (pipelined GETs); ok[i] false = not
-// loaded. units and ok must have len(saleIDs).
+// loaded, or, with UnknownUnits, not known. units and ok must have len(saleIDs). An
+// error means that of no sale anything is known.
 func (s *Store) Stocks(ctx context.Context, saleIDs []string, units []int64, ok []bool) error {
 	if len(units) != len(saleIDs) || len(ok) != len(saleIDs) {
 		panic("BUG: stocks: one place a sale is wanted")
@@ -64,12 +69,21 @@ func (s *Store) Stocks(ctx context.Context, saleIDs []string, units []int64, ok 
 	for i, id := range saleIDs {
 		commands[i] = s.client.B().Get().Key(keysOf(id, wholeSale, keyStock)[0]).Build()
 	}
+	var failed error
+	answered := 0
 	for i, result := range s.client.DoMulti(ctx, commands...) {
 		n, err := result.AsInt64()
-		if err != nil && !rueidis.IsRedisNil(err) {
-			return classify("stocks", err)
+		switch {
+		case err == nil || rueidis.IsRedisNil(err):
+			answered++
+			units[i], ok[i] = n, err == nil
+		default:
+			failed = classify("stocks", err)
+			units[i], ok[i] = UnknownUnits, false
 		}
-		units[i], ok[i] = n, err == nil
+	}
+	if answered == 0 {
+		return failed
 	}
 	return nil
 }
