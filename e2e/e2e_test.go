@@ -85,6 +85,10 @@ func newFolder(t testing.TB) *folder {
 			f.env = append(f.env, v)
 		}
 	}
+	// The binaries are built with -race, and the RocketMQ client has races of its own.
+	suppressions, err := filepath.Abs("../internal/bus/race.suppressions")
+	require.NoError(t, err)
+	f.env = append(f.env, "GORACE=suppressions="+suppressions)
 	return f
 }
 
