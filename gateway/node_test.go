@@ -58,7 +58,7 @@ func (n *nodes) set(f func()) {
 }
 
 func TestNodeLease(t *testing.T) {
-	n := &nodes{away: true, free: []int{5, 9}}
+	n := &nodes{away: true, free: []int{5}}
 	ids := sale.NewIDs(0, time.Now)
 	l := &NodeLease{Ledger: n, IDs: ids, Holder: "test", TTL: 30 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 	ctx, stop := context.WithCancel(context.Background())
@@ -84,7 +84,9 @@ func TestNodeLease(t *testing.T) {
 	require.Equal(t, 5, ids.Next(0).Node())
 
 	n.set(func() { n.away, n.lost = false, true })
-	eventually("a lost number is replaced", func() bool { return ids.Next(0).Node() == 9 })
+	eventually("a lost number makes no more ids", func() bool { return !l.Held() })
+	n.set(func() { n.free = []int{9} })
+	eventually("and is replaced", func() bool { return l.Held() && ids.Next(0).Node() == 9 })
 
 	stop()
 	<-done

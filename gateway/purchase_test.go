@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,6 +148,23 @@ func TestReplayOfADuplicateShowsTheSurvivor(t *testing.T) {
 	require.Equal(t, "70", r.field(t, "order_id"))
 	require.Equal(t, string(sale.PendingPayment), r.field(t, "status"))
 	require.Equal(t, "/v1/orders/70?sale_id=spring", r.header.Get("Location"))
+}
+
+// A sale may have been published since the ledger was last heard: only a fresh view
+// proves that there is none.
+func TestAStaleViewIsNoProof(t *testing.T) {
+	var later atomic.Int64
+	x := newEdge(t, accept, func(o *Options) {
+		o.Now = func() time.Time { return clock().Add(time.Duration(later.Load())) }
+	})
+	nothing := func() response {
+		return x.do("POST", "/v1/sales/nothing/purchases", "", "Authorization", "Bearer user-alice")
+	}
+	x.problem(nothing(), 404, sale.CodeSaleNotFound)
+	x.engines.change(func() { x.engines.ledgerAway = true })
+	later.Store(int64(time.Minute))
+	x.eventually(func() bool { return nothing().status == 503 })
+	require.Equal(t, 202, x.buy().status, "what was published sells on")
 }
 
 // Redis need not know a sale that ended long ago; the ledger knows who bought.

@@ -259,8 +259,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	g.draining.Store(true)
-	_ = g.listener.Close()
-	<-served // closed by us
+	_ = g.listener.Close() // what it accepted is drained; a port that is gone is closed
+	<-served
 	return g.drain()
 }
 

@@ -107,7 +107,7 @@ func (r *Reconciler) resign() error {
 // Leading reports whether this reconciler was the leader in its last round.
 func (r *Reconciler) Leading() bool { return r.leading.Load() }
 
-// Round is one round of work. Errors are logged and counted by step: each step is
+// Round is one round of work. Errors are logged and counted by step, and dropped here: each step is
 // tried again in the next round.
 func (r *Reconciler) Round(ctx context.Context) {
 	r.lead(ctx)
