@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"flashgate/internal/rig"
 )
 
 const (
@@ -171,7 +172,7 @@ func withSystem(ctx context.Context, o *options, p *progress, batchMax string, u
 // fails.
 func (s *system) start(ctx context.Context, o *options, batchMax string, daemons *[]*daemon) error {
 	roles := o.roles()
-	addrs, err := freeAddrs(2 * len(roles))
+	addrs, err := rig.FreeAddresses(2 * len(roles))
 	if err != nil {
 		return err
 	}
@@ -216,20 +217,6 @@ func (s *system) start(ctx context.Context, o *options, batchMax string, daemons
 		}
 	}
 	return nil
-}
-
-// freeAddrs finds addresses of this machine that nobody listens on.
-func freeAddrs(n int) ([]string, error) {
-	addrs := make([]string, n)
-	for i := range addrs {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = l.Close() }() // when all are found, or one comes twice
-		addrs[i] = l.Addr().String()
-	}
-	return addrs, nil
 }
 
 // buildFlashgate builds the program of this module into dir.

@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/enginetest"
+	"flashgate/internal/rig"
 )
 
 // The binaries under test, built once.
@@ -168,8 +168,9 @@ type daemon struct {
 // start starts a daemon (or, without args, the embedded process) on ports of its own.
 func (f *folder) start(args ...string) *daemon {
 	f.t.Helper()
-	d := &daemon{t: f.t, shoppers: freeAddress(f.t), operators: freeAddress(f.t), done: make(chan error, 1)}
-	var err error
+	addresses, err := rig.FreeAddresses(2)
+	require.NoError(f.t, err)
+	d := &daemon{t: f.t, shoppers: addresses[0], operators: addresses[1], done: make(chan error, 1)}
 	d.out, err = os.CreateTemp(f.t.TempDir(), "daemon-*.log")
 	require.NoError(f.t, err)
 	d.cmd = f.command(flashgate, append(args, "--config", f.file, "--listen", d.shoppers, "--operators-listen", d.operators)...)
@@ -183,13 +184,6 @@ func (f *folder) start(args ...string) *daemon {
 		}
 	})
 	return d
-}
-
-func freeAddress(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, l.Close()) }()
-	return l.Addr().String()
 }
 
 func (d *daemon) output() string {
