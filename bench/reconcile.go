@@ -51,7 +51,30 @@ func (rl *reconcileLoad) shoppers() int { return rl.orders + rl.rounds*rl.steady
 // pass is what one reconcile took and saw.
 type pass struct {
 	usage
-	found, left, compared int64
+	found, left, helped, compared int64
+	report                        []byte
+}
+
+// reconcile runs one of a sale.
+func (s *system) reconcile(ctx context.Context, saleID string) (pass, error) {
+	out, used, err := s.measured(ctx, "reconcile", "--once", "--sale", saleID, "--json")
+	p := pass{usage: used, report: out}
+	var r struct {
+		Found  int64 `json:"found"`
+		Left   int64 `json:"left"`
+		Helped int64 `json:"helped"`
+		Sales  []struct {
+			Orders int64 `json:"ledger_orders_compared"`
+		} `json:"sales"`
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &r)
+	}
+	p.found, p.left, p.helped = r.Found, r.Left, r.Helped
+	for _, s := range r.Sales {
+		p.compared += s.Orders
+	}
+	return p, err
 }
 
 func (rl *reconcileLoad) run(ctx context.Context, sys *system, o *options) (*report, error) {
@@ -75,11 +98,11 @@ func (rl *reconcileLoad) run(ctx context.Context, sys *system, o *options) (*rep
 		return nil, err
 	}
 	sys.progress.step("selling %d units first", rl.orders)
-	first, err := rl.load(sys, rep.Sale, shoppers[:rl.orders], o.connections, 0).run(ctx, sys.progress)
+	first, err := sys.purchases(rep.Sale, shoppers[:rl.orders], o.connections, 0).run(ctx, sys.progress)
 	if err != nil {
 		return nil, err
 	}
-	orders, err := rl.placed(rep, first, shoppers)
+	orders, err := allPlaced(rep, first, shoppers)
 	if err != nil {
 		return rep, err
 	}
@@ -96,13 +119,13 @@ func (rl *reconcileLoad) run(ctx context.Context, sys *system, o *options) (*rep
 	next := shoppers[rl.orders:]
 	for n := range rl.rounds {
 		sys.progress.step("round %d of %d: %s without a reconcile", n+1, rl.rounds, rl.window)
-		quiet := rl.load(sys, rep.Sale, next[:int(rl.rate*rl.window.Seconds())], reconcileConnections, rl.rate)
+		quiet := sys.purchases(rep.Sale, next[:int(rl.rate*rl.window.Seconds())], reconcileConnections, rl.rate)
 		rec, err := quiet.run(ctx, sys.progress)
 		if err != nil {
 			return rep, err
 		}
 		without = append(without, rec.answers...)
-		found, err := rl.placed(rep, rec, next)
+		found, err := allPlaced(rep, rec, next)
 		if err != nil {
 			return rep, err
 		}
@@ -115,7 +138,7 @@ func (rl *reconcileLoad) run(ctx context.Context, sys *system, o *options) (*rep
 			return rep, err
 		}
 		with = append(with, rec.answers...)
-		if found, err = rl.placed(rep, rec, next); err != nil {
+		if found, err = allPlaced(rep, rec, next); err != nil {
 			return rep, err
 		}
 		orders, next = append(orders, found...), next[len(rec.answers):]
@@ -155,9 +178,10 @@ func (rl *reconcileLoad) figures(rep *report, passes []pass, without, with []ans
 	rep.figure("P99 with ÷ without", rep.value("with P99")/rep.value("without P99"), "×")
 }
 
-func (rl *reconcileLoad) load(sys *system, saleID string, shoppers []shopper, connections int, rate float64) *load {
+// purchases is a load in which every shopper buys a unit.
+func (s *system) purchases(saleID string, shoppers []shopper, connections int, rate float64) *load {
 	return &load{
-		addrs: sys.gateways, connections: connections, requests: len(shoppers), rate: rate, timeout: sys.timeout,
+		addrs: s.gateways, connections: connections, requests: len(shoppers), rate: rate, timeout: s.timeout,
 		build: func(buf []byte, addr string, i int) []byte {
 			return appendPurchase(buf, addr, saleID, &shoppers[i])
 		},
@@ -165,9 +189,9 @@ func (rl *reconcileLoad) load(sys *system, saleID string, shoppers []shopper, co
 	}
 }
 
-// placed checks that everyone who asked was told yes, and returns their orders. It
+// allPlaced checks that everyone who asked was told yes, and returns their orders. It
 // cuts off what the end of a load left unsent.
-func (rl *reconcileLoad) placed(rep *report, rec *recording, shoppers []shopper) ([]placed, error) {
+func allPlaced(rep *report, rec *recording, shoppers []shopper) ([]placed, error) {
 	sent := len(rec.answers)
 	for sent > 0 && rec.answers[sent-1].kind == kindNotSent {
 		sent--
@@ -200,25 +224,11 @@ func (rl *reconcileLoad) reconcile(ctx context.Context, sys, reconciler *system,
 	failed := make(chan error, 1)
 	go func() {
 		defer done()
-		out, used, err := reconciler.measured(ctx, "reconcile", "--once", "--sale", saleID, "--json")
-		p.usage = used
-		var r struct {
-			Found int64 `json:"found"`
-			Left  int64 `json:"left"`
-			Sales []struct {
-				Orders int64 `json:"ledger_orders_compared"`
-			} `json:"sales"`
-		}
-		if err == nil {
-			err = json.Unmarshal(out, &r)
-		}
-		p.found, p.left = r.Found, r.Left
-		for _, s := range r.Sales {
-			p.compared += s.Orders
-		}
+		var err error
+		p, err = reconciler.reconcile(ctx, saleID)
 		failed <- err
 	}()
-	rec, err := rl.load(sys, saleID, shoppers, reconcileConnections, rl.rate).run(loading, sys.progress)
+	rec, err := sys.purchases(saleID, shoppers, reconcileConnections, rl.rate).run(loading, sys.progress)
 	ended := <-failed
 	if err == nil {
 		err = ended

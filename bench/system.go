@@ -35,10 +35,11 @@ const (
 // system is what is measured, as it is seen from outside: the shoppers' API, and
 // the commands of the program.
 type system struct {
-	gateways []string // host:port of the shoppers' listeners
-	command  string   // the flashgate binary
-	config   string   // its --config
-	dir      string   // for what the run has to write
+	gateways []string  // host:port of the shoppers' listeners
+	daemons  []*daemon // that the run started
+	command  string    // the flashgate binary
+	config   string    // its --config
+	dir      string    // for what the run has to write
 	timeout  time.Duration
 	progress *progress
 }
