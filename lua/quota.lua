@@ -27,10 +27,10 @@ if was[1] then
   tokens = math.min(tonumber(was[1]) + passed * rate / 1000, burst)
 end
 
-local granted = math.min(want, math.floor(tokens))
-if granted == math.floor(tokens) and gateways > 1 then
-  granted = math.min(granted, math.max(math.ceil(tokens / gateways), 1))
-  granted = math.min(granted, math.floor(tokens))
+local whole = math.floor(tokens)
+local granted = math.min(want, whole)
+if want > whole and whole > 0 then
+  granted = math.max(math.floor(whole / gateways), 1)
 end
 redis.call('HSET', quota, 'tokens', string.format('%.6f', tokens - granted), 'at_ms', now_ms)
 -- Buckets that nobody asks for any more go; they were full long before.

@@ -181,6 +181,8 @@ func TestConformance(t *testing.T) {
 		{"leases", testLeases},
 		{"leases: one winner of many", testLeaseRace},
 		{"node numbers", testNodes},
+		{"access rules", testAccess},
+		{"access rules in the order of their ids", testAccessInOrder},
 		{"deadlines", testDeadlines},
 		{"no table is unused by the schema", testSchema},
 	}
@@ -193,7 +195,8 @@ func TestConformance(t *testing.T) {
 
 func testSchema(t *testing.T, r *rig) {
 	for _, table := range []string{"sales", "inventory", "orders", "order_status_log", "inventory_log", "consumed_batches",
-		"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes"} {
+		"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes",
+		"access_rules"} {
 		r.count(t, "SELECT COUNT(*) FROM "+table)
 	}
 	id := r.newSale(t, 5, 1)
@@ -225,11 +228,12 @@ func TestMigrate(t *testing.T) {
 		require.Empty(t, applied, "a second run finds it done")
 
 		r.exec(t, "DELETE FROM goose_db_version WHERE version_id >= 7")
-		require.ErrorContains(t, r.Ping(ctx), "at version 6 of 8: run flashgate migrate")
+		require.ErrorContains(t, r.Ping(ctx), "at version 6 of 13: run flashgate migrate")
 		r.exec(t, "DROP TABLE goose_db_version")
 		require.ErrorContains(t, r.Ping(ctx), "no schema: run flashgate migrate")
 		for _, table := range []string{"sales", "inventory", "orders", "order_status_log", "inventory_log", "consumed_batches",
-			"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes"} {
+			"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes",
+		"access_rules"} {
 			r.exec(t, "DROP TABLE "+table)
 		}
 
@@ -254,9 +258,9 @@ func TestMigrate(t *testing.T) {
 		for range runs {
 			all = append(all, <-files...)
 		}
-		require.Len(t, all, 8, "each file was applied by one of four at once: %v", all)
+		require.Len(t, all, 9, "each file was applied by one of four at once: %v", all)
 		require.NoError(t, r.Ping(ctx))
-		require.EqualValues(t, 9, r.count(t, "SELECT COUNT(*) FROM goose_db_version"))
+		require.EqualValues(t, 10, r.count(t, "SELECT COUNT(*) FROM goose_db_version"))
 	})
 }
 
