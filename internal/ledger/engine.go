@@ -30,6 +30,7 @@ type engine struct {
 	txOptions    *sql.TxOptions
 	now          string                       // the database's time
 	after        func(d time.Duration) string // the database's time, d later
+	lastID       string                       // the id that this connection's last INSERT made
 	insertIgnore string                       // insert, skipping rows whose key is there
 	forUpdate    string                       // ends a SELECT that locks its rows
 	useIndex     func(index string) string    // follows a table's name
@@ -47,6 +48,7 @@ var mysqlEngine = engine{
 	after: func(d time.Duration) string {
 		return fmt.Sprintf("UTC_TIMESTAMP(3) + INTERVAL %d MICROSECOND", d.Microseconds())
 	},
+	lastID:       "LAST_INSERT_ID()",
 	insertIgnore: "INSERT IGNORE",
 	forUpdate:    " FOR UPDATE",
 	useIndex:     func(index string) string { return " FORCE INDEX (" + index + ")" },
@@ -65,6 +67,7 @@ var sqliteEngine = engine{
 	after: func(d time.Duration) string {
 		return fmt.Sprintf("strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '%+.3f seconds')", d.Seconds())
 	},
+	lastID:       "last_insert_rowid()",
 	insertIgnore: "INSERT OR IGNORE",
 	forUpdate:    "", // every transaction is the only writer from its first statement
 	useIndex:     func(index string) string { return " INDEXED BY " + index },
