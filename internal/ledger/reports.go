@@ -148,6 +148,23 @@ func (l *Ledger) LastReconcile(ctx context.Context, trigger string) (time.Time, 
 	return reports[0].StartedAt, nil
 }
 
+// LastReconciles is LastReconcile by sale.
+func (l *Ledger) LastReconciles(ctx context.Context, trigger string) (map[string]time.Time, error) {
+	var rows []struct {
+		SaleID string
+		Last   moment
+	}
+	err := l.read(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT sale_id, MAX(started_at) AS last FROM reconcile_reports WHERE cause = ? AND NOT dry_run GROUP BY sale_id",
+			clip(trigger, maxTriggerBytes)).Find(&rows).Error
+	})
+	last := make(map[string]time.Time, len(rows))
+	for _, r := range rows {
+		last[r.SaleID] = r.Last.Time
+	}
+	return last, err
+}
+
 func (l *Ledger) reports(ctx context.Context, where string, args ...any) ([]ReconcileReport, error) {
 	var rows []struct {
 		ID                                               int64

@@ -58,6 +58,10 @@ func TestReports(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, last.IsZero())
 
+		bySale, err := r.LastReconciles(ctx, "schedule")
+		require.NoError(t, err)
+		require.Equal(t, map[string]time.Time{"one": first.StartedAt, "two": second.StartedAt}, bySale)
+
 		purged, err := r.PurgeReconcileReports(ctx, third.StartedAt)
 		require.NoError(t, err)
 		require.Equal(t, 2, purged)

@@ -253,7 +253,7 @@ func TestConformance(t *testing.T) {
 			}{
 				{"reserve", reserveCases}, {"confirm", confirmCases}, {"release", releaseCases},
 				{"settle", settleCases}, {"adopt", adoptCases}, {"restore", restoreCases},
-				{"lookup", lookupCases}, {"load", loadCases}, {"upkeep", upkeepCases},
+				{"lookup", lookupCases}, {"load", loadCases}, {"upkeep", upkeepCases}, {"watch", watchCases},
 			} {
 				for _, c := range group.cases {
 					t.Run(group.name+"/"+c.name, func(t *testing.T) {

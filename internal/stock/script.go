@@ -47,6 +47,8 @@ var (
 	lookupScript   = newScript("lookup", []key{keyStock, keyBuyers, keyBatches}, "user")
 	dueScript      = newScript("due", []key{keyStock, keyPending}, "max")
 	purgeScript    = newScript("purge", []key{keyStock, keyBatches}, "age_ms batch*")
+	serverScript   = newScript("server", []key{keyStock, keyMeta}, "reconciled")
+	oldestScript   = newScript("oldest", []key{keyStock, keyBatches}, "cursor count")
 )
 
 // notReady is what every script but load and snapshot returns of a sale not loaded.
