@@ -156,7 +156,7 @@ type Reconciler struct {
 	SettleAge   time.Duration `yaml:"settle_age" default:"10s" min:"100ms" max:"1h"`     // how long a worker is given to settle by itself
 	TaskTries   int           `yaml:"task_tries" default:"20" min:"1" max:"1000"`        // then a task waits for an operator
 	TaskBackoff time.Duration `yaml:"task_backoff" default:"1s" min:"10ms" max:"10m"`    // after the first failure; doubles
-	Schedule    string        `yaml:"schedule" default:"0 * * * *"`                      // of the full reconcile: minute hour day month weekday
+	Schedule    string        `yaml:"schedule" default:"0 * * * *"`                      // of the full reconcile, in UTC: minute hour day month weekday
 	Watermark   time.Duration `yaml:"watermark" default:"2m" min:"1s" max:"24h"`         // younger orders are in flight, and not compared
 	FusePercent float64       `yaml:"fuse_percent" default:"1" min:"0" max:"100"`        // of a sale's units: a repair of more waits for an operator,
 	FuseUnits   int           `yaml:"fuse_units" default:"100" min:"0" max:"1000000000"` // unless it is of no more units than this

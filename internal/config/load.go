@@ -75,8 +75,10 @@ func (c *Config) check(doc *strictyaml.Doc) {
 			doc.Fail("jwt.public_keys", "%s: %v", path, err)
 		}
 	}
-	if _, err := cron.ParseStandard(c.Reconciler.Schedule); err != nil {
+	if schedule, err := cron.ParseStandard(c.Reconciler.Schedule); err != nil {
 		doc.Fail("reconciler.schedule", "%q: want five fields (minute hour day month weekday), such as \"0 * * * *\": %v", c.Reconciler.Schedule, err)
+	} else if schedule.Next(time.Now().UTC()).IsZero() {
+		doc.Fail("reconciler.schedule", "%q: there is no such day: want one that comes, such as \"0 * * * *\"", c.Reconciler.Schedule)
 	}
 	less := func(a string, av time.Duration, b string, bv time.Duration, why string) {
 		if av >= bv {
@@ -189,6 +191,15 @@ func (c *Config) WaitReplicas() int {
 	default:
 		return 0
 	}
+}
+
+// Schedule is reconciler.schedule. It goes by UTC, unless it names a zone (CRON_TZ=).
+func (c *Config) Schedule() cron.Schedule {
+	schedule, err := cron.ParseStandard(c.Reconciler.Schedule)
+	if err != nil {
+		panic("BUG: the config let a schedule through: " + err.Error())
+	}
+	return schedule
 }
 
 // DemoSale is the sale that demo describes, as it would start now.

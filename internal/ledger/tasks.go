@@ -209,7 +209,29 @@ func (l *Ledger) UnfinishedTasks(ctx context.Context) ([]Unfinished, error) {
 	return counts, err
 }
 
-// LastTasks reads the limit newest tasks, in whatever state, the newest first.
-func (l *Ledger) LastTasks(ctx context.Context, limit int) ([]Task, error) {
-	return l.tasks(ctx, " ORDER BY id DESC LIMIT ?", limit)
+// NewestTaskBefore is the greatest id of the tasks made before the given time; 0: there
+// is none.
+func (l *Ledger) NewestTaskBefore(ctx context.Context, before time.Time) (id int64, err error) {
+	err = l.read(ctx, func(db *gorm.DB) error {
+		// By id backwards: what is looked for is near the end, whatever the table's size.
+		return db.Raw("SELECT id FROM stock_sync_tasks WHERE created_at < ? ORDER BY id DESC LIMIT 1", moment{before}.text()).Find(&id).Error
+	})
+	return id, err
+}
+
+// NewestTasks is, by sale, the greatest id of the tasks after the given one. Of one sale
+// they come to be seen in the order of their ids: they are made under the sale's lock.
+func (l *Ledger) NewestTasks(ctx context.Context, after int64) (map[string]int64, error) {
+	var rows []struct {
+		SaleID string
+		Newest int64
+	}
+	err := l.read(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT sale_id, MAX(id) AS newest FROM stock_sync_tasks WHERE id > ? GROUP BY sale_id", after).Find(&rows).Error
+	})
+	newest := make(map[string]int64, len(rows))
+	for _, r := range rows {
+		newest[r.SaleID] = r.Newest
+	}
+	return newest, err
 }
