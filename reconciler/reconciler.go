@@ -27,7 +27,7 @@ type Options struct {
 	Stock  *stock.Store
 	// Lister lists the batches a bus has not delivered; nil when the bus cannot.
 	Lister  bus.Lister
-	Auditor *audit.Auditor // finds what Once repairs
+	Auditor *audit.Auditor // finds what Reconcile repairs
 
 	Holder      string        // this process, in the lease
 	LeaseTTL    time.Duration // how long a leader that died keeps others waiting
@@ -40,8 +40,13 @@ type Options struct {
 	TaskBackoff time.Duration // after a task's first failure; doubles
 	FusePercent float64       // of a sale's units, and
 	FuseUnits   int64         // units: repairs that move more than both wait for an operator
-	Log         *slog.Logger
-	Registerer  prometheus.Registerer
+
+	Pace            int           // records a second that a reconcile reads; 0 = no bound
+	ReportRetention time.Duration // how long reports are kept; 0 = for ever
+	RunWait         time.Duration // for another reconcile of the same sale; 0 = 2 min
+
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // Reconciler is one candidate for leadership. What only Redis decides (releasing
@@ -73,6 +78,9 @@ func New(o Options) *Reconciler {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.RunWait == 0 {
+		o.RunWait = defaultRunWaitSeconds * time.Second
 	}
 	return &Reconciler{o: o, metrics: newMetrics(o.Registerer)}
 }

@@ -17,6 +17,7 @@ import (
 	"flashgate/internal/config"
 	"flashgate/internal/engines"
 	"flashgate/internal/operator"
+	"flashgate/internal/sale"
 	"flashgate/internal/token"
 	"flashgate/reconciler"
 )
@@ -246,9 +247,9 @@ func printReconcile(out io.Writer, r *reconciler.Report) error {
 	for i := range r.Sales {
 		for j := range r.Sales[i].Items {
 			item := &r.Sales[i].Items[j]
-			what := "repaired"
-			if !item.Repaired {
-				what = "left: " + item.Why
+			what := strings.ToLower(string(item.Outcome))
+			if item.Why != "" {
+				what += ": " + item.Why
 			}
 			fmt.Fprintf(w, "%s\t%s\torder %s\tbatch %s\t%d units\t%s\t%s\n", r.Sales[i].SaleID, item.Kind,
 				orDash(item.OrderID), orDash(item.BatchID), item.Units, item.Detail, what)
@@ -257,13 +258,19 @@ func printReconcile(out io.Writer, r *reconciler.Report) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "reconcile: %d sales in %s: %d found, %d repaired, %d left\n", len(r.Sales), r.Took, r.Found, r.Repaired, r.Left)
+	for i := range r.Sales {
+		if note := r.Sales[i].Note; note != "" {
+			fmt.Fprintf(out, "%s: %s\n", r.Sales[i].SaleID, note)
+		}
+	}
+	fmt.Fprintf(out, "reconcile: %d sales in %s: %d found, %d repaired, %d left; %d batches helped\n",
+		len(r.Sales), r.Took, r.Found, r.Repaired, r.Left, r.Helped)
 	return nil
 }
 
-func orDash(s string) string {
-	if s == "" {
+func orDash(id sale.ID) string {
+	if id == 0 {
 		return "-"
 	}
-	return s
+	return id.String()
 }
