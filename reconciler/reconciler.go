@@ -31,7 +31,7 @@ type Options struct {
 	Stock  *stock.Store
 	// Lister lists the batches a bus has not delivered; nil when the bus cannot.
 	Lister  bus.Lister
-	Auditor *audit.Auditor // finds what Once repairs
+	Auditor *audit.Auditor // finds what Reconcile repairs
 
 	Holder      string        // this process, in the lease
 	LeaseTTL    time.Duration // how long a leader that died keeps others waiting
@@ -44,9 +44,15 @@ type Options struct {
 	TaskBackoff time.Duration // after a task's first failure; doubles
 	FusePercent float64       // of a sale's units, and
 	FuseUnits   int64         // units: repairs that move more than both wait for an operator
+
+	Pace            int           // records a second that a reconcile reads; 0 = no bound
+	ReportRetention time.Duration // how long reports are kept; 0 = for ever
+	RunWait         time.Duration // for another reconcile of the same sale; 0 = 2 min
+
 	// Schedule is when every sale is reconciled, in UTC; nil: this process runs no schedule.
-	Schedule   cron.Schedule
-	Now        func() time.Time // what the schedule goes by; nil = time.Now
+	Schedule cron.Schedule
+	Now      func() time.Time // what the schedule goes by; nil = time.Now
+
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -68,8 +74,8 @@ type Reconciler struct {
 	refusals refusals // of the rounds alone
 	watch    watch
 	wake     chan struct{} // tells that goroutine to look what is due
-	// reconcileSale is one run; tests put another in its place.
-	reconcileSale func(ctx context.Context, saleID, trigger string) (ledger.ReconcileReport, error)
+	// runSale is one run; tests put another in its place.
+	runSale func(ctx context.Context, saleID, trigger string) (ledger.ReconcileReport, error)
 }
 
 // term is one time of leadership. What is done under it ends with it.
@@ -103,12 +109,15 @@ func New(o Options) *Reconciler {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	if o.RunWait == 0 {
+		o.RunWait = defaultRunWaitSeconds * time.Second
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	r := &Reconciler{o: o, metrics: newMetrics(o.Registerer), wake: make(chan struct{}, 1)}
 	r.metrics.bound.Set(r.watermark().Seconds())
-	r.reconcileSale = r.reconcileOld
+	r.runSale = r.reconcileOne
 	return r
 }
 

@@ -37,7 +37,7 @@ func (u undelivered) Undelivered(_ context.Context, saleID string, each func([]s
 func newReconciler(s *storetest.Stores, change ...func(*Options)) *Reconciler {
 	o := Options{
 		Ledger: s.Ledger, Stock: s.Stock, Lister: undelivered{},
-		Auditor: &audit.Auditor{Ledger: s.Ledger, Stock: s.Stock, Watermark: time.Minute, Hold: 20 * time.Second},
+		Auditor: &audit.Auditor{Ledger: s.Ledger, Stock: s.Stock, Watermark: time.Minute},
 		Holder:  "test", LeaseTTL: time.Minute, Interval: time.Second, StepTimeout: 10 * time.Second, LoadTimeout: time.Minute,
 		VoidAge: time.Hour, SettleAge: 0, TaskTries: 3, TaskBackoff: time.Millisecond, FusePercent: 1, FuseUnits: 100,
 	}
@@ -49,7 +49,7 @@ func newReconciler(s *storetest.Stores, change ...func(*Options)) *Reconciler {
 
 func audited(t *testing.T, s *storetest.Stores, saleID string) {
 	t.Helper()
-	r, err := (&audit.Auditor{Ledger: s.Ledger, Stock: s.Stock, Watermark: time.Minute, Hold: 20 * time.Second}).Audit(context.Background(), saleID)
+	r, err := (&audit.Auditor{Ledger: s.Ledger, Stock: s.Stock, Watermark: time.Minute}).Audit(context.Background(), saleID)
 	require.NoError(t, err)
 	require.True(t, r.OK, "%+v", r.Breaches)
 }

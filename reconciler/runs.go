@@ -2,9 +2,11 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
+	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 )
 
@@ -67,7 +69,7 @@ func (r *Reconciler) runNext(t *term) bool {
 func (r *Reconciler) run(ctx context.Context, saleID, trigger string) error {
 	ctx, cancel := context.WithTimeout(ctx, runTimeoutSeconds*time.Second)
 	defer cancel()
-	report, err := r.reconcileSale(ctx, saleID, trigger)
+	report, err := r.runSale(ctx, saleID, trigger)
 	switch {
 	case ctx.Err() != nil:
 		r.o.Log.Warn("a reconcile was cut short; the next leader runs it", "sale", saleID, "trigger", trigger)
@@ -85,4 +87,16 @@ func (r *Reconciler) run(ctx context.Context, saleID, trigger string) error {
 func triggerKind(trigger string) string {
 	kind, _, _ := strings.Cut(trigger, ":")
 	return kind
+}
+
+// reconcileOne is the run of one sale. A run that ended early has a report and an error.
+func (r *Reconciler) reconcileOne(ctx context.Context, saleID, trigger string) (ledger.ReconcileReport, error) {
+	report, err := r.Reconcile(ctx, Query{SaleID: saleID, Trigger: trigger})
+	if err != nil || len(report.Sales) == 0 {
+		return ledger.ReconcileReport{}, err
+	}
+	if part := report.Sales[0]; part.Unfinished {
+		return part, errors.New(part.Note)
+	}
+	return report.Sales[0], nil
 }

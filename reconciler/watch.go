@@ -255,7 +255,7 @@ func (r *Reconciler) toCount(sales []sale.Sale, rows map[string]ledger.Inventory
 
 // countOrders holds a sale's row in the ledger against its orders, read in one statement.
 func (r *Reconciler) countOrders(ctx context.Context, saleID string, now time.Time) error {
-	b, err := r.o.Ledger.Balance(ctx, saleID)
+	b, err := r.o.Ledger.Balance(ctx, saleID, nil)
 	if err != nil {
 		return err
 	}

@@ -100,12 +100,13 @@ func newReconciler(c *config.Config, l *ledger.Ledger, s *stock.Store, lister bu
 		Ledger: l, Stock: s, Lister: lister, Auditor: newAuditor(c, l, s),
 		Holder: holder, LeaseTTL: r.LeaseTTL, Interval: r.Interval, StepTimeout: r.StepTimeout, LoadTimeout: r.LoadTimeout,
 		VoidAge: r.VoidAge, SettleAge: r.SettleAge, TaskTries: r.TaskTries, TaskBackoff: r.TaskBackoff,
-		FusePercent: r.FusePercent, FuseUnits: int64(r.FuseUnits), Schedule: c.Schedule(), Log: log, Registerer: reg,
+		FusePercent: r.FusePercent, FuseUnits: int64(r.FuseUnits), Pace: r.Pace, ReportRetention: r.ReportRetention,
+		Schedule: c.Schedule(), Log: log, Registerer: reg,
 	})
 }
 
 func newAuditor(c *config.Config, l *ledger.Ledger, s *stock.Store) *audit.Auditor {
-	return &audit.Auditor{Ledger: l, Stock: s, Watermark: c.Reconciler.Watermark, Hold: c.Batch.Hold}
+	return &audit.Auditor{Ledger: l, Stock: s, Watermark: c.Reconciler.Watermark}
 }
 
 func newAdmin(c *config.Config, l *ledger.Ledger, s *stock.Store, r *reconciler.Reconciler) *operator.Admin {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -64,18 +65,24 @@ func printReconcile(out io.Writer, r *reconciler.Report) error {
 	for i := range r.Sales {
 		for j := range r.Sales[i].Items {
 			item := &r.Sales[i].Items[j]
-			what := "repaired"
-			if !item.Repaired {
-				what = "left: " + item.Why
+			what := strings.ToLower(string(item.Outcome))
+			if item.Why != "" {
+				what += ": " + item.Why
 			}
 			fmt.Fprintf(w, "%s\t%s\torder %s\tbatch %s\t%d units\t%s\t%s\n", r.Sales[i].SaleID, item.Kind,
-				orDash(item.OrderID), orDash(item.BatchID), item.Units, item.Detail, what)
+				idOrDash(item.OrderID), idOrDash(item.BatchID), item.Units, item.Detail, what)
 		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "reconcile: %d sales in %s: %d found, %d repaired, %d left\n", len(r.Sales), r.Took, r.Found, r.Repaired, r.Left)
+	for i := range r.Sales {
+		if note := r.Sales[i].Note; note != "" {
+			fmt.Fprintf(out, "%s: %s\n", r.Sales[i].SaleID, note)
+		}
+	}
+	fmt.Fprintf(out, "reconcile: %d sales in %s: %d found, %d repaired, %d left; %d batches helped\n",
+		len(r.Sales), r.Took, r.Found, r.Repaired, r.Left, r.Helped)
 	return nil
 }
 

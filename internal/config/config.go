@@ -160,6 +160,9 @@ type Reconciler struct {
 	Watermark   time.Duration `yaml:"watermark" default:"2m" min:"1s" max:"24h"`         // younger orders are in flight, and not compared
 	FusePercent float64       `yaml:"fuse_percent" default:"1" min:"0" max:"100"`        // of a sale's units: a repair of more waits for an operator,
 	FuseUnits   int           `yaml:"fuse_units" default:"100" min:"0" max:"1000000000"` // unless it is of no more units than this
+	Pace        int           `yaml:"pace" default:"20000" min:"100" max:"10000000"`     // records a second that a reconcile reads, so that the sales do not feel it
+
+	ReportRetention time.Duration `yaml:"report_retention" default:"720h" min:"1h" max:"87600h"` // how long its reports are kept
 }
 
 // Demo is a sale that an embedded start makes and opens, so that there is one to buy from.

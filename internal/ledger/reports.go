@@ -18,6 +18,8 @@ type ReconcileReport struct {
 	Trigger string `json:"trigger"` // why it ran: schedule, once, or early and why
 	Holder  string `json:"holder"`  // who ran it
 	DryRun  bool   `json:"dry_run"`
+	// Unfinished: it was cut short, and Note says why. It does not count as the last run.
+	Unfinished bool `json:"unfinished,omitempty"`
 
 	// What was compared, in orders, records and batches.
 	LedgerOrders int64 `json:"ledger_orders_compared"`
@@ -90,10 +92,10 @@ func (l *Ledger) AddReconcileReport(ctx context.Context, r *ReconcileReport) err
 	}
 	return l.change(ctx, func(tx *gorm.DB) error {
 		// On one connection, so the id is this row's.
-		_, err := exec(ctx, tx, "INSERT INTO reconcile_reports (sale_id, cause, holder, dry_run, ledger_orders, redis_records,"+
+		_, err := exec(ctx, tx, "INSERT INTO reconcile_reports (sale_id, cause, holder, dry_run, unfinished, ledger_orders, redis_records,"+
 			" younger, open_batches, found, repaired, remaining, helped, unlisted, kinds, note, started_at, finished_at)"+
-			" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			l.engine.bytes(r.SaleID), clip(r.Trigger, maxTriggerBytes), l.engine.bytes(r.Holder), r.DryRun, r.LedgerOrders, r.RedisRecords,
+			" VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			l.engine.bytes(r.SaleID), clip(r.Trigger, maxTriggerBytes), l.engine.bytes(r.Holder), r.DryRun, r.Unfinished, r.LedgerOrders, r.RedisRecords,
 			r.Younger, r.OpenBatches, r.Found, r.Repaired, r.Left, r.Helped, r.Unlisted, string(kinds), clip(r.Note, maxTextBytes),
 			moment{r.StartedAt}.text(), moment{r.FinishedAt}.text())
 		if err != nil {
@@ -141,7 +143,7 @@ func (l *Ledger) ReconcileReport(ctx context.Context, id int64) (ReconcileReport
 
 // LastReconcile is when the newest stored run with the trigger began; zero: there is none.
 func (l *Ledger) LastReconcile(ctx context.Context, trigger string) (time.Time, error) {
-	reports, err := l.reports(ctx, " WHERE cause = ? AND NOT dry_run ORDER BY id DESC LIMIT 1", clip(trigger, maxTriggerBytes))
+	reports, err := l.reports(ctx, " WHERE cause = ? AND NOT dry_run AND NOT unfinished ORDER BY id DESC LIMIT 1", clip(trigger, maxTriggerBytes))
 	if err != nil || len(reports) == 0 {
 		return time.Time{}, err
 	}
@@ -155,7 +157,7 @@ func (l *Ledger) LastReconciles(ctx context.Context, trigger string) (map[string
 		Last   moment
 	}
 	err := l.read(ctx, func(db *gorm.DB) error {
-		return db.Raw("SELECT sale_id, MAX(started_at) AS last FROM reconcile_reports WHERE cause = ? AND NOT dry_run GROUP BY sale_id",
+		return db.Raw("SELECT sale_id, MAX(started_at) AS last FROM reconcile_reports WHERE cause = ? AND NOT dry_run AND NOT unfinished GROUP BY sale_id",
 			clip(trigger, maxTriggerBytes)).Find(&rows).Error
 	})
 	last := make(map[string]time.Time, len(rows))
@@ -169,14 +171,14 @@ func (l *Ledger) reports(ctx context.Context, where string, args ...any) ([]Reco
 	var rows []struct {
 		ID                                               int64
 		SaleID, Cause, Holder                            string
-		DryRun                                           bool
+		DryRun, Unfinished                               bool
 		LedgerOrders, RedisRecords, Younger, OpenBatches int64
 		Found, Repaired, Remaining, Helped, Unlisted     int64
 		Kinds, Note                                      string
 		StartedAt, FinishedAt                            moment
 	}
 	err := l.read(ctx, func(db *gorm.DB) error {
-		return db.Raw("SELECT id, sale_id, cause, holder, dry_run, ledger_orders, redis_records, younger, open_batches,"+
+		return db.Raw("SELECT id, sale_id, cause, holder, dry_run, unfinished, ledger_orders, redis_records, younger, open_batches,"+
 			" found, repaired, remaining, helped, unlisted, kinds, note, started_at, finished_at FROM reconcile_reports"+where, args...).
 			Find(&rows).Error
 	})
@@ -184,7 +186,7 @@ func (l *Ledger) reports(ctx context.Context, where string, args ...any) ([]Reco
 	for i := range rows {
 		r := &rows[i]
 		reports[i] = ReconcileReport{
-			ID: r.ID, SaleID: r.SaleID, Trigger: r.Cause, Holder: r.Holder, DryRun: r.DryRun,
+			ID: r.ID, SaleID: r.SaleID, Trigger: r.Cause, Holder: r.Holder, DryRun: r.DryRun, Unfinished: r.Unfinished,
 			LedgerOrders: r.LedgerOrders, RedisRecords: r.RedisRecords, Younger: r.Younger, OpenBatches: r.OpenBatches,
 			Found: r.Found, Repaired: r.Repaired, Left: r.Remaining, Helped: r.Helped, Unlisted: r.Unlisted,
 			Note: r.Note, StartedAt: r.StartedAt.Time, FinishedAt: r.FinishedAt.Time,

@@ -36,7 +36,7 @@ func newPort(t *testing.T) *port { return newPortOn(t, storetest.Embedded(t)) }
 func newPortOn(t *testing.T, stores *storetest.Stores) *port {
 	p := &port{Stores: stores}
 	registry := prometheus.NewRegistry()
-	auditor := &audit.Auditor{Ledger: p.Ledger, Stock: p.Stock, Watermark: time.Minute, Hold: time.Minute}
+	auditor := &audit.Auditor{Ledger: p.Ledger, Stock: p.Stock, Watermark: time.Minute}
 	p.admin = &operator.Admin{Ledger: p.Ledger, Stock: p.Stock, Auditor: auditor, Reconciler: reconciler.New(reconciler.Options{
 		Ledger: p.Ledger, Stock: p.Stock, Auditor: auditor, Holder: "test", LeaseTTL: time.Minute, Interval: time.Second,
 		StepTimeout: 5 * time.Second, LoadTimeout: time.Minute, TaskTries: 3, TaskBackoff: time.Second, FuseUnits: 100,

@@ -294,7 +294,7 @@ var errRaced = &sale.Error{Code: sale.CodeConflict, Detail: "another restock cam
 
 // Reconcile runs a reconcile now.
 func (a *Admin) Reconcile(ctx context.Context, q reconciler.Query) (reconciler.Report, error) {
-	return a.Reconciler.Once(ctx, q)
+	return a.Reconciler.Reconcile(ctx, q)
 }
 
 // Audit checks the invariants on what is stored, for one sale or ("") all.

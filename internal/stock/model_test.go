@@ -249,6 +249,21 @@ func (m *model) restore(o *sale.Order, batch sale.ID) bool {
 	return true
 }
 
+func (m *model) amend(seen *Record, quantity int, returned bool) bool {
+	r := m.find(seen.UserID, seen.OrderID)
+	if r == nil || *r != *seen {
+		return false
+	}
+	if !r.Returned {
+		m.stock += int64(r.Quantity)
+	}
+	r.Quantity, r.Returned = quantity, returned
+	if !returned {
+		m.stock -= int64(quantity)
+	}
+	return true
+}
+
 func (m *model) adjust(total, version int64) bool {
 	delta := total - m.total
 	switch {

@@ -44,6 +44,8 @@ var (
 	loadScript     = newScript("load", allKeys, "step epoch number (batch data)*")
 	recountScript  = newScript("recount", []key{keyStock, keyBuyers, keyMeta}, "repair max_fields counted fields moves")
 	snapshotScript = newScript("snapshot", allKeys, "")
+	recordsScript  = newScript("records", []key{keyStock, keyBuyers, keyBatches}, "user*")
+	amendScript    = newScript("amend", []key{keyStock, keyBuyers, keyMeta}, "user seen record")
 	lookupScript   = newScript("lookup", []key{keyStock, keyBuyers, keyBatches}, "user")
 	dueScript      = newScript("due", []key{keyStock, keyPending}, "max")
 	purgeScript    = newScript("purge", []key{keyStock, keyBatches}, "age_ms batch*")

@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS reconcile_reports (
     cause         VARCHAR(200)   NOT NULL,
     holder        VARBINARY(128) NOT NULL,
     dry_run       BOOLEAN        NOT NULL,
+    unfinished    BOOLEAN        NOT NULL,
     ledger_orders BIGINT         NOT NULL,
     redis_records BIGINT         NOT NULL,
     younger       BIGINT         NOT NULL,

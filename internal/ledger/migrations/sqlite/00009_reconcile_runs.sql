@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS reconcile_reports (
     cause         TEXT     NOT NULL,
     holder        TEXT     NOT NULL,
     dry_run       BOOLEAN  NOT NULL,
+    unfinished    BOOLEAN  NOT NULL,
     ledger_orders INTEGER  NOT NULL,
     redis_records INTEGER  NOT NULL,
     younger       INTEGER  NOT NULL,
