@@ -20,6 +20,11 @@ type metrics struct {
 	tasks    prometheus.Counter
 	loads    prometheus.Counter
 
+	loading     prometheus.Gauge
+	loadOrders  prometheus.Counter
+	loadBatches prometheus.Counter
+	loadSeconds prometheus.Histogram
+
 	units   *prometheus.GaugeVec
 	drift   *prometheus.GaugeVec
 	pending *prometheus.GaugeVec
@@ -47,6 +52,15 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		}),
 		tasks: counter("flashgate_reconciler_tasks_done_total", "stock_sync_tasks done: orders whose units were given back in Redis."),
 		loads: counter("flashgate_reconciler_loads_total", "Sales loaded into Redis."),
+		loading: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flashgate_rebuild_running", Help: "Sales being loaded into Redis by this process, or waiting for their turn.",
+		}),
+		loadOrders:  counter("flashgate_rebuild_orders_total", "Orders of the ledger read by loads of sales into Redis, failed ones too."),
+		loadBatches: counter("flashgate_rebuild_undelivered_batches_total", "Batches that loads found on the bus, or dead, and not in the ledger."),
+		loadSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "flashgate_rebuild_duration_seconds", Help: "Time from when a load into Redis began until the sale was ready.",
+			Buckets: prometheus.ExponentialBuckets(0.01, 2.5, 12),
+		}),
 		units: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "flashgate_redis_units", Help: "Invariant 4a, term by term: units of a sale in Redis that are free (stock), held by buyers (held), and in all (total).",
 		}, []string{"sale", "term"}),
@@ -64,7 +78,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		}, []string{"sale"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.ledgerUnits, m.ledgerDrift, m.leader, m.failures, m.swept, m.purged, m.settled, m.owed, m.tasks, m.loads, m.units, m.drift, m.pending)
+		reg.MustRegister(m.ledgerUnits, m.ledgerDrift, m.leader, m.failures, m.swept, m.purged, m.settled, m.owed, m.tasks, m.loads, m.loading, m.loadOrders, m.loadBatches, m.loadSeconds, m.units, m.drift, m.pending)
 	}
 	return m
 }

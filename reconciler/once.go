@@ -74,7 +74,7 @@ func (r *Reconciler) Once(ctx context.Context, q Query) (Report, error) {
 		known = true
 		var owing error
 		if !q.DryRun {
-			owing = r.tend(ctx, s, false, true)
+			owing = errors.Join(r.tend(ctx, s, false, true), r.rebuilt(ctx, s.ID))
 		}
 		result, err := r.reconcile(ctx, s, q.DryRun)
 		if err != nil {

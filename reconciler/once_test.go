@@ -105,10 +105,10 @@ func TestOnceSaysWhatItCouldNotDo(t *testing.T) {
 	ctx := context.Background()
 	s := storetest.Embedded(t)
 	sl := s.Sale(10, 2) // published, and not in Redis
-	report, err := newReconciler(s, func(o *Options) { o.Lister = nil }).Once(ctx, Query{SaleID: sl.ID})
+	report, err := newReconciler(s, func(o *Options) { o.Lister = brokenBus }).Once(ctx, Query{SaleID: sl.ID})
 	require.NoError(t, err)
 	require.Positive(t, report.Left, "%+v", report)
-	require.Contains(t, fmt.Sprintf("%+v", report), ErrCannotRebuild.Error())
+	require.Contains(t, fmt.Sprintf("%+v", report), errBusAway.Error())
 }
 
 func TestOnceLeavesDeadBatchesAlone(t *testing.T) {

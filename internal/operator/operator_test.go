@@ -34,12 +34,17 @@ type port struct {
 	client *operator.Client
 }
 
+// emptyBus has delivered everything.
+type emptyBus struct{}
+
+func (emptyBus) Undelivered(context.Context, string, func([]sale.Batch) error) error { return nil }
+
 func newPort(t *testing.T) *port {
 	p := &port{Stores: storetest.Embedded(t)}
 	registry := prometheus.NewRegistry()
 	auditor := &audit.Auditor{Ledger: p.Ledger, Stock: p.Stock, Watermark: time.Minute, Hold: time.Minute}
 	p.admin = &operator.Admin{Ledger: p.Ledger, Stock: p.Stock, Auditor: auditor, Reconciler: reconciler.New(reconciler.Options{
-		Ledger: p.Ledger, Stock: p.Stock, Auditor: auditor, Holder: "test", LeaseTTL: time.Minute, Interval: time.Second,
+		Ledger: p.Ledger, Stock: p.Stock, Lister: emptyBus{}, Auditor: auditor, Holder: "test", LeaseTTL: time.Minute, Interval: time.Second,
 		StepTimeout: 5 * time.Second, LoadTimeout: time.Minute, TaskTries: 3, TaskBackoff: time.Second, FuseUnits: 100,
 		Log: slog.New(slog.DiscardHandler), Registerer: registry,
 	})}
