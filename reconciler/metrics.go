@@ -25,6 +25,11 @@ type metrics struct {
 	oldestTask   *prometheus.GaugeVec
 	deadBatches  prometheus.Gauge
 
+	loading     prometheus.Gauge
+	loadOrders  prometheus.Counter
+	loadBatches prometheus.Counter
+	loadSeconds prometheus.Histogram
+
 	units       *prometheus.GaugeVec
 	drift       *prometheus.GaugeVec
 	pending     *prometheus.GaugeVec
@@ -97,9 +102,16 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			Name: "flashgate_reconcile_seconds", Help: "How long the reconcile of one sale took.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 4, 10), // 10 ms to 44 min
 		}),
-		scheduled: gauge("flashgate_reconcile_scheduled_timestamp_seconds", "When the scheduled reconcile began that every sale has had since: 0 when one has had none. The leader's."),
-		asked:     counters("flashgate_reconcile_requests_total", "Early reconciles that were asked for, by cause.", "cause"),
-		waiting:   gauge("flashgate_reconcile_requests", "Sales with an early reconcile to come, at once or when the watermark has passed. The leader's."),
+		scheduled:   gauge("flashgate_reconcile_scheduled_timestamp_seconds", "When the scheduled reconcile began that every sale has had since: 0 when one has had none. The leader's."),
+		loading:     gauge("flashgate_rebuild_running", "Sales being loaded into Redis by this process, or waiting for their turn."),
+		loadOrders:  counter("flashgate_rebuild_orders_total", "Orders of the ledger read by loads of sales into Redis, failed ones too."),
+		loadBatches: counter("flashgate_rebuild_undelivered_batches_total", "Batches that loads found on the bus, or dead, and not in the ledger."),
+		loadSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "flashgate_rebuild_duration_seconds", Help: "Time from when a load into Redis began until the sale was ready.",
+			Buckets: prometheus.ExponentialBuckets(0.01, 2.5, 12),
+		}),
+		asked:   counters("flashgate_reconcile_requests_total", "Early reconciles that were asked for, by cause.", "cause"),
+		waiting: gauge("flashgate_reconcile_requests", "Sales with an early reconcile to come, at once or when the watermark has passed. The leader's."),
 	}
 	for _, e := range equations {
 		m.breaches.WithLabelValues(string(e))
@@ -109,6 +121,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.leader, m.failures, m.swept, m.purged, m.settled, m.owed, m.owedOldest, m.tasks, m.loads,
+			m.loading, m.loadOrders, m.loadBatches, m.loadSeconds,
 			m.waitingTasks, m.oldestTask, m.deadBatches, m.units, m.drift, m.pending, m.ledgerUnits, m.ledgerDrift, m.ordersDrift,
 			m.breach, m.breaches, m.hidden, m.inFlight, m.oldest, m.bound, m.runs, m.found, m.left, m.took, m.scheduled, m.asked, m.waiting)
 	}

@@ -137,7 +137,7 @@ func (run *run) guarded(ctx context.Context) error {
 func (run *run) work(ctx context.Context) error {
 	var owing error
 	if !run.query.DryRun {
-		owing = run.tend(ctx, run.sale, false, true)
+		owing = errors.Join(run.tend(ctx, run.sale, false, true), run.rebuilt(ctx, run.sale.ID))
 	}
 	if err := run.compare(ctx); err != nil {
 		return err

@@ -425,7 +425,7 @@ func TestReconcileSaysWhatItCouldNotDo(t *testing.T) {
 	ctx := context.Background()
 	s := storetest.Embedded(t)
 	sl := s.Sale(10, 2) // published, and not in Redis
-	report, err := newReconciler(s, func(o *Options) { o.Lister = nil }).Reconcile(ctx, Query{SaleID: sl.ID})
+	report, err := newReconciler(s, func(o *Options) { o.Lister = brokenBus }).Reconcile(ctx, Query{SaleID: sl.ID})
 	require.NoError(t, err)
 	require.Positive(t, report.Left, "%+v", report)
 	require.Equal(t, int64(1), kindOf(&report.Sales[0], audit.NotLoaded).Left)

@@ -27,10 +27,9 @@ import (
 
 // Options are a reconciler's parts and bounds.
 type Options struct {
-	Ledger *ledger.Ledger
-	Stock  *stock.Store
-	// Lister lists the batches a bus has not delivered; nil when the bus cannot.
-	Lister  bus.Lister
+	Ledger  *ledger.Ledger
+	Stock   *stock.Store
+	Lister  bus.Lister     // of the batches that the bus has not delivered
 	Auditor *audit.Auditor // finds what Reconcile repairs
 
 	Holder      string        // this process, in the lease
@@ -38,6 +37,10 @@ type Options struct {
 	Interval    time.Duration // between two rounds
 	StepTimeout time.Duration // of one step for one sale
 	LoadTimeout time.Duration // of loading one sale into Redis
+	// RebuildWait is how long after a published sale was found gone from Redis the bus is read: longer
+	// than a gateway takes to send the half message of what it reserved before, and a broker to note
+	// an end. 0 where no gateway can be running.
+	RebuildWait time.Duration
 	VoidAge     time.Duration // how long a VOID batch is kept as a tombstone
 	SettleAge   time.Duration // how long a worker is given to settle what it persisted
 	TaskTries   int           // of a task, before it waits for an operator
@@ -61,12 +64,12 @@ type Options struct {
 // dead reservations) every reconciler does: it is idempotent and must not wait for
 // the ledger. The rest is the leader's.
 type Reconciler struct {
-	o       Options
-	metrics metrics
-	sales   atomic.Pointer[[]sale.Sale] // the last list the ledger gave; kept while it is away
-	round   int
-	leading atomic.Bool
-	loading sync.Mutex // one load at a time in a process; more do no harm
+	o        Options
+	metrics  metrics
+	sales    atomic.Pointer[[]sale.Sale] // the last list the ledger gave; kept while it is away
+	round    int
+	leading  atomic.Bool
+	rebuilds *rebuilds
 
 	term     atomic.Pointer[term] // nil while another leads
 	early    early
@@ -103,8 +106,8 @@ const (
 
 // New makes a reconciler; Run starts it.
 func New(o Options) *Reconciler {
-	if o.Ledger == nil || o.Stock == nil || o.Interval <= 0 {
-		panic("BUG: reconciler.New wants a ledger, a stock and an interval")
+	if o.Ledger == nil || o.Stock == nil || o.Lister == nil || o.Interval <= 0 {
+		panic("BUG: reconciler.New wants a ledger, a stock, a lister and an interval")
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -115,7 +118,7 @@ func New(o Options) *Reconciler {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	r := &Reconciler{o: o, metrics: newMetrics(o.Registerer), wake: make(chan struct{}, 1)}
+	r := &Reconciler{o: o, metrics: newMetrics(o.Registerer), rebuilds: newRebuilds(), wake: make(chan struct{}, 1)}
 	r.metrics.bound.Set(r.watermark().Seconds())
 	r.runSale = r.reconcileOne
 	return r
@@ -147,6 +150,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			runs.Wait()
+			r.rebuilds.under.Wait() // they end with ctx
 			return r.resign()
 		case <-tick.C:
 		}
@@ -274,13 +278,10 @@ func (r *Reconciler) tend(ctx context.Context, s *sale.Sale, slow, lead bool) er
 		return err
 	}
 	if !snap.Loaded {
-		if !lead {
-			return nil
+		if lead {
+			r.rebuild(ctx, s.ID)
 		}
-		return r.stepWithin(ctx, "load", r.o.LoadTimeout, func(ctx context.Context) error {
-			_, err := r.Load(ctx, s.ID)
-			return err
-		})
+		return nil
 	}
 	r.watch.saw(s.ID, snap)
 	var failed []error

@@ -273,18 +273,3 @@ func TestConservationIsAMetric(t *testing.T) {
 	r.Round(ctx)
 	require.Zero(t, testutil.CollectAndCount(r.metrics.units)+testutil.CollectAndCount(r.metrics.ledgerUnits))
 }
-
-// TestAPublishedSaleIsNotForgotten: a bus that cannot be listed may hold orders of a
-// sale that has sold; loading it without them would sell their units again.
-func TestAPublishedSaleIsNotForgotten(t *testing.T) {
-	ctx := context.Background()
-	s := storetest.Embedded(t)
-	sl := s.Sale(10, 2)
-	r := newReconciler(s, func(o *Options) { o.Lister = nil })
-	_, err := r.Load(ctx, sl.ID)
-	require.ErrorIs(t, err, ErrCannotRebuild)
-	s.Exec("UPDATE sales SET status = 'DRAFT' WHERE id = ?", sl.ID)
-	loaded, err := r.Load(ctx, sl.ID)
-	require.NoError(t, err)
-	require.True(t, loaded, "a draft has sold nothing")
-}

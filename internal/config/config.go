@@ -152,6 +152,7 @@ type Reconciler struct {
 	LeaseTTL    time.Duration `yaml:"lease_ttl" default:"5s" min:"500ms" max:"5m"`       // how long a leader that died keeps the others waiting
 	StepTimeout time.Duration `yaml:"step_timeout" default:"10s" min:"100ms" max:"10m"`  // of one step for one sale
 	LoadTimeout time.Duration `yaml:"load_timeout" default:"5m" min:"1s" max:"24h"`      // of loading one sale into Redis
+	RebuildWait time.Duration `yaml:"rebuild_wait" default:"6s" min:"3s" max:"10m"`      // real engines: from the loss of a sale's Redis data until the bus is read for it
 	VoidAge     time.Duration `yaml:"void_age" default:"1h" min:"1m" max:"168h"`         // how long a tombstone stays: longer than any check-back can be late
 	SettleAge   time.Duration `yaml:"settle_age" default:"10s" min:"100ms" max:"1h"`     // how long a worker is given to settle by itself
 	TaskTries   int           `yaml:"task_tries" default:"20" min:"1" max:"1000"`        // then a task waits for an operator

@@ -93,6 +93,8 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		"a reservation must outlive the request it was made for")
 	less("rocketmq.half_send_timeout", c.RocketMQ.HalfSendTimeout, "gateway.request_timeout", c.Gateway.RequestTimeout,
 		"time must be left to confirm")
+	less("gateway.request_timeout and rocketmq.half_send_timeout", c.Gateway.RequestTimeout+c.RocketMQ.HalfSendTimeout, "reconciler.rebuild_wait", c.Reconciler.RebuildWait,
+		"what a gateway reserved before Redis lost it must be on the bus by then")
 	less("worker.backoff_min", c.Worker.BackoffMin, "worker.backoff_max", c.Worker.BackoffMax, "it grows from one to the other")
 	less("reconciler.interval", 2*c.Reconciler.Interval, "reconciler.lease_ttl", c.Reconciler.LeaseTTL,
 		"twice the interval, or a leader loses its lease between two sweeps")

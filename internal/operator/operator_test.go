@@ -31,6 +31,11 @@ type port struct {
 	client *operator.Client
 }
 
+// emptyBus has delivered everything.
+type emptyBus struct{}
+
+func (emptyBus) Undelivered(context.Context, string, func([]sale.Batch) error) error { return nil }
+
 func newPort(t *testing.T) *port { return newPortOn(t, storetest.Embedded(t)) }
 
 func newPortOn(t *testing.T, stores *storetest.Stores) *port {
@@ -38,7 +43,7 @@ func newPortOn(t *testing.T, stores *storetest.Stores) *port {
 	registry := prometheus.NewRegistry()
 	auditor := &audit.Auditor{Ledger: p.Ledger, Stock: p.Stock, Watermark: time.Minute}
 	p.admin = &operator.Admin{Ledger: p.Ledger, Stock: p.Stock, Auditor: auditor, Reconciler: reconciler.New(reconciler.Options{
-		Ledger: p.Ledger, Stock: p.Stock, Auditor: auditor, Holder: "test", LeaseTTL: time.Minute, Interval: time.Second,
+		Ledger: p.Ledger, Stock: p.Stock, Lister: emptyBus{}, Auditor: auditor, Holder: "test", LeaseTTL: time.Minute, Interval: time.Second,
 		StepTimeout: 5 * time.Second, LoadTimeout: time.Minute, TaskTries: 3, TaskBackoff: time.Second, FuseUnits: 100,
 		Log: slog.New(slog.DiscardHandler), Registerer: registry,
 	})}

@@ -255,10 +255,10 @@ func (r *run) load(t *rapid.T) {
 	s := r.sale
 	s.Epoch = r.sale.Epoch + int64(rapid.SampledFrom([]int{1, 1, 0}).Draw(t, "epoch step"))
 	s.Version = rapid.Int64Range(1, 3).Draw(t, "version")
-	var orders []LoadedOrder
+	var orders, owed []LoadedOrder
 	var undelivered []sale.Batch
 	for _, b := range r.sent {
-		persisted, onTheBus := rapid.Bool().Draw(t, "persisted"), rapid.Bool().Draw(t, "on the bus")
+		persisted, onTheBus, isOwed := rapid.Bool().Draw(t, "persisted"), rapid.Bool().Draw(t, "on the bus"), rapid.Bool().Draw(t, "owed")
 		if onTheBus {
 			undelivered = append(undelivered, *b)
 		}
@@ -267,10 +267,15 @@ func (r *run) load(t *rapid.T) {
 				orders = append(orders, LoadedOrder{Order: o, BatchID: b.ID, Returned: rapid.Bool().Draw(t, "cancelled")})
 			}
 		}
+		if isOwed {
+			for _, o := range b.Orders {
+				owed = append(owed, LoadedOrder{Order: o, BatchID: b.ID})
+			}
+		}
 	}
-	got, err := r.Load(r.ctx, &s, LoadSource{Orders: loadOrdersOf(orders...), Batches: loadBatchesOf(undelivered...)})
+	got, err := r.Load(r.ctx, &s, LoadSource{Orders: loadOrdersOf(orders...), Batches: loadBatchesOf(undelivered...), Owed: loadOrdersOf(owed...)})
 	require.NoError(t, err)
-	require.Equal(t, r.m.load(&s, orders, undelivered), got)
+	require.Equal(t, r.m.load(&s, orders, undelivered, owed), got)
 	if got {
 		r.sale.Epoch = s.Epoch // new batches are reserved under it
 		for _, b := range r.sent {
