@@ -28,6 +28,7 @@ type Stores struct {
 	Stock  *stock.Store
 	SQL    *sql.DB        // the ledger, past it
 	Redis  rueidis.Client // Redis, past the store
+	Nodes  []string       // host:port of Redis
 
 	sources int // of ids
 }
@@ -48,7 +49,7 @@ func Embedded(t testing.TB) *Stores {
 }
 
 func open(t testing.TB, l ledger.Options, o stock.Options) *Stores {
-	s := &Stores{T: t}
+	s := &Stores{T: t, Nodes: o.Addresses}
 	var err error
 	s.Ledger, err = ledger.Open(l)
 	require.NoError(t, err)
