@@ -21,6 +21,9 @@ import (
 	"flashgate/internal/stock"
 )
 
+// callTimeoutSeconds is long: the machine that runs the tests may be busy.
+const callTimeoutSeconds = 15
+
 // Stores is a migrated ledger and a Redis, with what a test does to them.
 type Stores struct {
 	T      testing.TB
@@ -56,6 +59,7 @@ func open(t testing.TB, l ledger.Options, o stock.Options) *Stores {
 	t.Cleanup(func() { require.NoError(t, s.Ledger.Close()) })
 	_, err = s.Ledger.Migrate(context.Background())
 	require.NoError(t, err)
+	o.CallTimeout = callTimeoutSeconds * time.Second
 	s.Stock, err = stock.Open(o)
 	require.NoError(t, err)
 	t.Cleanup(s.Stock.Close)
