@@ -21,6 +21,9 @@ import (
 	"flashgate/internal/stock"
 )
 
+// callTimeoutSeconds is long: the machine that runs the tests may be busy.
+const callTimeoutSeconds = 15
+
 // Stores is a migrated ledger and a Redis, with what a test does to them.
 type Stores struct {
 	T      testing.TB
@@ -28,6 +31,7 @@ type Stores struct {
 	Stock  *stock.Store
 	SQL    *sql.DB        // the ledger, past it
 	Redis  rueidis.Client // Redis, past the store
+	Nodes  []string       // host:port of Redis
 
 	sources int // of ids
 }
@@ -48,13 +52,14 @@ func Embedded(t testing.TB) *Stores {
 }
 
 func open(t testing.TB, l ledger.Options, o stock.Options) *Stores {
-	s := &Stores{T: t}
+	s := &Stores{T: t, Nodes: o.Addresses}
 	var err error
 	s.Ledger, err = ledger.Open(l)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Ledger.Close()) })
 	_, err = s.Ledger.Migrate(context.Background())
 	require.NoError(t, err)
+	o.CallTimeout = callTimeoutSeconds * time.Second
 	s.Stock, err = stock.Open(o)
 	require.NoError(t, err)
 	t.Cleanup(s.Stock.Close)
