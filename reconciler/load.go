@@ -14,6 +14,8 @@ const (
 	// loadSliceOrders is how many orders are read from the ledger at once: few enough to
 	// keep none of its other readers waiting.
 	loadSliceOrders = 2_000
+	// loadAheadSlices is how many of these slices may wait for Redis.
+	loadAheadSlices = 2
 	// loadSliceBatches is how many owed or dead batches are.
 	loadSliceBatches = 500
 	// loadNewsOrders is how often a long load says in the log how far it is.
@@ -72,24 +74,50 @@ func (r *Reconciler) load(ctx context.Context, saleID string) (bool, error) {
 	return true, nil
 }
 
+// eachOrder reads the ledger ahead of what Redis takes: each has the other's time to work in.
 func (l *load) eachOrder(ctx context.Context, each func([]stock.LoadedOrder) error) error {
-	return l.o.Ledger.EachOrder(ctx, l.sale.ID, 0, loadSliceOrders, func(stored []ledger.Order) error {
-		slice := make([]stock.LoadedOrder, len(stored))
-		for i := range stored {
-			o := &stored[i]
-			slice[i] = stock.LoadedOrder{Order: o.Order, BatchID: o.BatchID, Returned: !o.Status.Active()}
-		}
-		if err := each(slice); err != nil {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	slices := make(chan []ledger.Order, loadAheadSlices)
+	var failed error // read once slices is closed
+	go func() {
+		defer close(slices)
+		failed = l.o.Ledger.EachOrder(ctx, l.sale.ID, 0, loadSliceOrders, func(orders []ledger.Order) error {
+			select {
+			case slices <- orders:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	for orders := range slices {
+		if err := l.takeOrders(orders, each); err != nil {
+			cancel()
+			for range slices { // until the reader has ended
+			}
 			return err
 		}
-		before := l.orders
-		l.orders += len(slice)
-		l.metrics.loadOrders.Add(float64(len(slice)))
-		if before/loadNewsOrders != l.orders/loadNewsOrders {
-			l.o.Log.Info("loading a sale into Redis", "sale", l.sale.ID, "orders", l.orders)
-		}
-		return nil
-	})
+	}
+	return failed
+}
+
+func (l *load) takeOrders(orders []ledger.Order, each func([]stock.LoadedOrder) error) error {
+	slice := make([]stock.LoadedOrder, len(orders))
+	for i := range orders {
+		o := &orders[i]
+		slice[i] = stock.LoadedOrder{Order: o.Order, BatchID: o.BatchID, Returned: !o.Status.Active()}
+	}
+	if err := each(slice); err != nil {
+		return err
+	}
+	before := l.orders
+	l.orders += len(slice)
+	l.metrics.loadOrders.Add(float64(len(slice)))
+	if before/loadNewsOrders != l.orders/loadNewsOrders {
+		l.o.Log.Info("loading a sale into Redis", "sale", l.sale.ID, "orders", l.orders)
+	}
+	return nil
 }
 
 // eachUndelivered gives what the bus holds and the ledger has not consumed, and then the

@@ -75,16 +75,6 @@ func (l *Ledger) Owed(ctx context.Context, saleID string, before time.Time, limi
 	return owed, err
 }
 
-// OwedOf lists up to limit batches of a sale that were consumed and are not settled, by id
-// from above after.
-func (l *Ledger) OwedOf(ctx context.Context, saleID string, after sale.ID, limit int) (ids []sale.ID, err error) {
-	err = l.read(ctx, func(db *gorm.DB) error {
-		return db.Raw("SELECT batch_id FROM consumed_batches WHERE settled_at IS NULL AND sale_id = ? AND batch_id > ?"+
-			" ORDER BY batch_id LIMIT ?", l.engine.bytes(saleID), int64(after), limit).Find(&ids).Error
-	})
-	return ids, err
-}
-
 // Consumed reports which of the batches are in the ledger; the others are absent
 // from the map.
 func (l *Ledger) Consumed(ctx context.Context, ids []sale.ID) (consumed map[sale.ID]bool, err error) {
@@ -178,11 +168,6 @@ func (l *Ledger) AddDeadBatch(ctx context.Context, d *DeadBatch) error {
 // DeadBatches lists up to limit dead batches: the DEAD ones first, newest first.
 func (l *Ledger) DeadBatches(ctx context.Context, limit int) ([]DeadBatch, error) {
 	return l.deadBatches(ctx, " ORDER BY state, id DESC LIMIT ?", limit)
-}
-
-// DeadBatchesOf lists up to limit batches of a sale that are DEAD, by id from above after.
-func (l *Ledger) DeadBatchesOf(ctx context.Context, saleID string, after int64, limit int) ([]DeadBatch, error) {
-	return l.deadBatches(ctx, " WHERE state = ? AND sale_id = ? AND id > ? ORDER BY id LIMIT ?", StateDead, l.engine.bytes(saleID), after, limit)
 }
 
 // DeadBatch reads one dead batch. Error: NOT_FOUND.

@@ -39,10 +39,13 @@ type Stores struct {
 // Each runs f on the embedded engines and on the real ones.
 func Each(t *testing.T, f func(t *testing.T, s *Stores)) {
 	t.Run("embedded", func(t *testing.T) { f(t, Embedded(t)) })
-	t.Run("real", func(t *testing.T) {
-		f(t, open(t, ledger.Options{Driver: ledger.DriverMySQL, DSN: enginetest.MariaDB(t)},
-			stock.Options{Addresses: enginetest.Redis(t), Cluster: true, WaitReplicas: 1}))
-	})
+	t.Run("real", func(t *testing.T) { f(t, Real(t)) })
+}
+
+// Real is MariaDB and the Redis Cluster.
+func Real(t testing.TB) *Stores {
+	return open(t, ledger.Options{Driver: ledger.DriverMySQL, DSN: enginetest.MariaDB(t)},
+		stock.Options{Addresses: enginetest.Redis(t), Cluster: true, WaitReplicas: 1})
 }
 
 // Embedded is SQLite and miniredis.
