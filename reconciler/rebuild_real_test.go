@@ -169,7 +169,7 @@ func TestRebuildUnderLoad(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return len(missing()) == 0 }, patience, 100*time.Millisecond, "invariant 2: every promise is in the ledger")
 	// The reconciler settles what workers could not, and the rest of the half messages come back.
-	auditor := &audit.Auditor{Ledger: s.Ledger, Stock: s.Stock, Watermark: time.Second, Hold: 20 * time.Second}
+	auditor := &audit.Auditor{Ledger: s.Ledger, Stock: s.Stock, Watermark: time.Second}
 	var report audit.Report
 	require.Eventually(t, func() bool {
 		snap := s.Snapshot(sl.ID)
@@ -191,7 +191,7 @@ func TestRebuildUnderLoad(t *testing.T) {
 	require.LessOrEqual(t, active, int64(units), "invariant 1")
 	var owed []ledger.Owed
 	require.Eventually(t, func() bool {
-		owed, err = s.Ledger.Owed(ctx, time.Now(), 10)
+		owed, err = s.Ledger.Owed(ctx, sl.ID, time.Now(), 10)
 		require.NoError(t, err)
 		return len(owed) == 0
 	}, patience, 100*time.Millisecond)
