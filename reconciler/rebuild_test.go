@@ -333,13 +333,15 @@ func TestManyRebuildsAreBounded(t *testing.T) {
 	s := storetest.Embedded(t)
 	var mu sync.Mutex
 	now, most := 0, 0
+	entered, leave := make(chan struct{}, 4*maxLoads), make(chan struct{})
 	r := newReconciler(s, func(o *Options) {
 		o.Lister = listing(func(context.Context, string, func([]sale.Batch) error) error {
 			mu.Lock()
 			now++
 			most = max(most, now)
 			mu.Unlock()
-			time.Sleep(time.Millisecond) // gives the others the time to be too many
+			entered <- struct{}{}
+			<-leave // as many as may be are in at once
 			mu.Lock()
 			now--
 			mu.Unlock()
@@ -351,6 +353,10 @@ func TestManyRebuildsAreBounded(t *testing.T) {
 		sales = append(sales, s.Sale(10, 2))
 	}
 	r.Round(context.Background())
+	for range maxLoads {
+		<-entered
+	}
+	close(leave)
 	for _, sl := range sales {
 		require.NoError(t, r.rebuilt(context.Background(), sl.ID))
 		require.True(t, s.Snapshot(sl.ID).Loaded)

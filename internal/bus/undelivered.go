@@ -118,7 +118,7 @@ type collector struct {
 // of the sale. A sale id has no character that JSON escapes.
 func (c *collector) mayBeOurs(m *primitive.MessageExt) bool {
 	// Topics of the broker's own hold the messages of all topics.
-	if real := m.GetProperty(primitive.PropertyRealTopic); real != "" && real != c.topic && m.Topic != c.topic {
+	if topic := m.GetProperty(primitive.PropertyRealTopic); topic != "" && topic != c.topic && m.Topic != c.topic {
 		return false
 	}
 	return bytes.Contains(m.Body, c.saleID)
