@@ -32,6 +32,12 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 	if no := g.allowUser(c, limits.Purchase); no.code != "" {
 		return no
 	}
+	if no := g.checkTicket(c, l); no.code != "" {
+		return no
+	}
+	if no := g.allowSale(limits.Purchase, l); no.code != "" {
+		return no
+	}
 
 	requestKey := string(key) // the header is gone with the call, the order is not
 	if !g.canMakeIDs() {

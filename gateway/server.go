@@ -1,9 +1,10 @@
 // Package gateway is the HTTP edge: it turns shoppers' requests into purchase
 // requests, queues them by sale, and answers with what the protocol decided.
 //
-// A request passes, in this order: its route, the limits by address, its token, the
-// sale, its body, the limits by user, and only then the sale's queue. Whatever is
-// refused before the queue has reserved nothing.
+// A request passes, in this order: its route, the limits by address and of the whole
+// gateway, its token, the sale, its body, the limits by user, its ticket, the limits of
+// the sale, and only then the sale's queue. Whatever is refused before the queue has
+// reserved nothing.
 package gateway
 
 import (
@@ -26,6 +27,7 @@ import (
 	"flashgate/internal/limits"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
+	"flashgate/internal/ticket"
 )
 
 // Verifier says whose a token is. Its errors are sale.Error UNAUTHENTICATED.
@@ -35,9 +37,13 @@ type Verifier interface {
 
 // Limits say no early; see limits.Limiter.
 type Limits interface {
+	ForwardedHeader(peer netip.Addr) string
+	Client(peer netip.Addr, values [][]byte) netip.Addr
 	AllowAddress(c limits.Class, ip netip.Addr) (retryAfter time.Duration, limit string, ok bool)
 	AllowUser(c limits.Class, user string) (retryAfter time.Duration, limit string, ok bool)
+	AllowSale(c limits.Class, id string) (retryAfter time.Duration, limit string, ok bool)
 	Enter(c limits.Class) (pass limits.Pass, retryAfter time.Duration, limit string, ok bool)
+	TicketRules() (required bool, ttl time.Duration)
 }
 
 // Ledger is what the edge reads of ledger.Ledger.
@@ -66,7 +72,9 @@ type Options struct {
 	Listener net.Listener // taken over by the gateway
 
 	Verifier      Verifier
-	Limits        Limits // nil = none
+	Limits        Limits           // nil = none
+	Tickets       *ticket.Issuer   // nil = there are none, and the limits require none
+	Challenge     ticket.Challenge // before a ticket is given; nil = none
 	Ledger        Ledger
 	LedgerBreaker Breaker // nil = none
 	Stock         Stock
@@ -306,9 +314,10 @@ func (g *Gateway) drain() error {
 type call struct {
 	ctx      *fasthttp.RequestCtx
 	began    time.Time
-	user     string // once authenticated
-	tooLarge bool   // the body was not read
-	buf      []byte // scratch for the response
+	addr     netip.Addr // the client's; the zero Addr when it has none
+	user     string     // once authenticated
+	tooLarge bool       // the body was not read
+	buf      []byte     // scratch for the response
 }
 
 var calls = sync.Pool{New: func() any { return &call{buf: make([]byte, 0, 512)} }}
@@ -363,6 +372,9 @@ func (g *Gateway) dispatch(c *call, r route, id []byte) refusal {
 		c.ctx.Response.Header.Set(fasthttp.HeaderAllow, allowed[r])
 		return refuse(sale.CodeMethod)
 	}
+	if peer, ok := c.ctx.Conn().(*conn); ok {
+		c.addr = peer.addr
+	}
 	if g.o.Limits == nil {
 		return g.handle(c, r, id)
 	}
@@ -370,11 +382,10 @@ func (g *Gateway) dispatch(c *call, r route, id []byte) refusal {
 	if r == routePurchases {
 		class = limits.Purchase
 	}
-	var addr netip.Addr
-	if peer, ok := c.ctx.Conn().(*conn); ok {
-		addr = peer.addr
+	if header := g.o.Limits.ForwardedHeader(c.addr); header != "" {
+		c.addr = g.o.Limits.Client(c.addr, c.ctx.Request.Header.PeekAll(header))
 	}
-	if after, limit, ok := g.o.Limits.AllowAddress(class, addr); !ok {
+	if after, limit, ok := g.o.Limits.AllowAddress(class, c.addr); !ok {
 		return limited(after, limit)
 	}
 	pass, after, limit, ok := g.o.Limits.Enter(class)
@@ -393,6 +404,8 @@ func (g *Gateway) handle(c *call, r route, id []byte) refusal {
 		return g.sale(c, id)
 	case routePurchases:
 		return g.purchase(c, id)
+	case routeTicket:
+		return g.ticket(c, id)
 	case routeOrders:
 		return g.orders(c)
 	case routeOrder:
@@ -411,8 +424,21 @@ func (g *Gateway) allowUser(c *call, class limits.Class) refusal {
 	return refusal{}
 }
 
+func (g *Gateway) allowSale(class limits.Class, l *listing) refusal {
+	if g.o.Limits == nil {
+		return refusal{}
+	}
+	if after, limit, ok := g.o.Limits.AllowSale(class, l.sale.ID); !ok {
+		return limited(after, limit)
+	}
+	return refusal{}
+}
+
 func limited(after time.Duration, limit string) refusal {
-	return refusal{code: sale.CodeRateLimited, detail: limit, retryAfter: max(after, time.Millisecond)}
+	if limit == limits.BlockedAddress || limit == limits.BlockedUser {
+		return refuse(sale.CodeBlocked)
+	}
+	return refusal{code: sale.CodeRateLimited, limit: limit, retryAfter: max(after, time.Millisecond)}
 }
 
 // unreadable answers what fasthttp could not read to its end; it then closes the

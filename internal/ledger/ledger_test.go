@@ -238,7 +238,7 @@ func TestMigrate(t *testing.T) {
 		require.ErrorContains(t, r.Ping(ctx), "no schema: run flashgate migrate")
 		for _, table := range []string{"sales", "inventory", "orders", "order_status_log", "inventory_log", "consumed_batches",
 			"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes",
-		"access_rules"} {
+			"access_rules"} {
 			r.exec(t, "DROP TABLE "+table)
 		}
 
