@@ -63,6 +63,7 @@ func (p *process) embedded(e *engines.Embedded, out io.Writer) error {
 			return err
 		}
 	}
+	admin.Limiter = edge.limiter
 	p.probe(e.Ledger, e.Stock, e.Bus)
 	p.port.AddProbe("gateway", func(context.Context) error { return edge.Ready() })
 	p.port.Serve(admin)

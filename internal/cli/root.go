@@ -76,7 +76,8 @@ daemons: gateway, worker and reconciler.`,
   flashgate audit --sale s1                  exits 1 if an invariant is broken
   flashgate reconcile report                 what the hourly and the early reconciles did
   flashgate task list                        what is still to be given back
-  flashgate dead list                        batches that wait for you`,
+  flashgate dead list                        batches that wait for you
+  flashgate limits show                      the limits in force in a running gateway`,
 		Version:       version(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -102,7 +103,7 @@ daemons: gateway, worker and reconciler.`,
 		daemon("worker", "Write orders to the ledger in batches", runWorker),
 		daemon("reconciler", "Release, settle and repair; one of them leads", runReconciler),
 		migrateCommand(f), saleCommand(f), tokenCommand(f), auditCommand(f), reconcileCommand(f),
-		taskCommand(f), deadCommand(f),
+		taskCommand(f), deadCommand(f), limitsCommand(f),
 	)
 	return root
 }

@@ -41,6 +41,7 @@ type Config struct {
 	Redis      Redis      `yaml:"redis"`
 	RocketMQ   RocketMQ   `yaml:"rocketmq"`
 	MySQL      MySQL      `yaml:"mysql"`
+	Ticket     Ticket     `yaml:"ticket"`
 	Gateway    Gateway    `yaml:"gateway"`
 	Batch      Batch      `yaml:"batch"`
 	Worker     Worker     `yaml:"worker"`
@@ -104,6 +105,14 @@ type MySQL struct {
 	ApplyTimeout       time.Duration `yaml:"apply_timeout" default:"30s" min:"100ms" max:"10m"` // of the worker's transaction with its retries
 	MigrateTimeout     time.Duration `yaml:"migrate_timeout" default:"5m" min:"1s" max:"24h"`
 	SlowQuery          time.Duration `yaml:"slow_query" default:"500ms" min:"1ms" max:"1h"` // a statement that takes longer is logged
+}
+
+// Ticket is the key of purchase tickets, and who judges a shopper before he gets one.
+// Whether a purchase needs a ticket is said in the limits file, and can change any time.
+type Ticket struct {
+	Secret           Secret        `yaml:"secret"`                   // the same in every gateway; none = no tickets
+	ChallengeURL     string        `yaml:"challenge_url" max:"1024"` // "" = whoever asks gets a ticket
+	ChallengeTimeout time.Duration `yaml:"challenge_timeout" default:"1s" min:"10ms" max:"10s"`
 }
 
 // Gateway is the HTTP edge.

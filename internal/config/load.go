@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -38,6 +39,9 @@ func Load(path string) (*Config, error) {
 	case err != nil:
 		return nil, errors.Join(doc.Err(), err)
 	}
+	if rules != nil && rules.Ticket.Required && c.Ticket.Secret.IsZero() {
+		doc.Fail("ticket", "%s says ticket.required: true, which wants secret: {env: %s} or {file: PATH} here", c.LimitsFile(), EnvTicket)
+	}
 	c.Rules = rules
 	if err := doc.Err(); err != nil {
 		return nil, err
@@ -69,6 +73,17 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		doc.Fail("jwt.public_keys", "beside a secret: want one or the other")
 	case !secret && !keys:
 		doc.Fail("jwt", "neither secret nor public_keys: want secret: {env: %s} or public_keys: [FILE.pem]", EnvJWTSecret)
+	}
+	if text := c.Ticket.ChallengeURL; text != "" {
+		u, err := url.Parse(text)
+		switch {
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+			doc.Fail("ticket.challenge_url", "%q: want a URL, such as https://captcha.internal/judge", text)
+		case u.User != nil:
+			doc.Fail("ticket.challenge_url", "holds a password: put it behind a proxy that adds it")
+		case c.Ticket.Secret.IsZero():
+			doc.Fail("ticket.challenge_url", "without ticket.secret: want {env: %s} or {file: PATH}", EnvTicket)
+		}
 	}
 	for _, path := range c.JWT.PublicKeys {
 		if _, err := readPublicKey(c.resolve(path)); err != nil {

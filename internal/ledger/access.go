@@ -49,8 +49,8 @@ func (l *Ledger) AddAccess(ctx context.Context, rule sale.AccessRule) (changed b
 			return nil
 		}
 		changed = true
-		return tx.Exec("INSERT INTO access_rules (kind, value, access, reason, until_at, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-			kind, value, l.engine.bytes(string(rule.Access)), clip(rule.Reason, sale.MaxReasonBytes), moment{rule.Until}, now()).Error
+		return tx.Exec("INSERT INTO access_rules (kind, value, access, who, why, until_at, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+			kind, value, l.engine.bytes(string(rule.Access)), clip(rule.By, maxWhoBytes), clip(rule.Reason, sale.MaxReasonBytes), moment{rule.Until}, now()).Error
 	})
 	return changed && err == nil, err
 }
@@ -61,16 +61,16 @@ type accessRow struct {
 	Kind      string
 	Value     string
 	Access    string
-	Reason    string
+	Who, Why  string
 	UntilAt   moment
 	CreatedAt moment
 }
 
-const selectAccess = "SELECT id, kind, value, access, reason, until_at, created_at FROM access_rules"
+const selectAccess = "SELECT id, kind, value, access, who, why, until_at, created_at FROM access_rules"
 
 func (r *accessRow) rule() sale.AccessRule {
 	return sale.AccessRule{
-		ID: r.ID, Kind: sale.AccessKind(r.Kind), Value: r.Value, Access: sale.Access(r.Access), Reason: r.Reason,
+		ID: r.ID, Kind: sale.AccessKind(r.Kind), Value: r.Value, Access: sale.Access(r.Access), By: r.Who, Reason: r.Why,
 		Until: r.UntilAt.Time, CreatedAt: r.CreatedAt.Time,
 	}
 }

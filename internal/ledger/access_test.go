@@ -16,7 +16,7 @@ func testAccess(t *testing.T, r *rig) {
 	ctx := context.Background()
 	add := func(kind sale.AccessKind, value string, access sale.Access, until time.Time) bool {
 		t.Helper()
-		changed, err := r.AddAccess(ctx, sale.AccessRule{Kind: kind, Value: value, Access: access, Until: until, Reason: "a test"})
+		changed, err := r.AddAccess(ctx, sale.AccessRule{Kind: kind, Value: value, Access: access, Until: until, By: "root", Reason: "a test"})
 		require.NoError(t, err)
 		return changed
 	}
@@ -47,6 +47,7 @@ func testAccess(t *testing.T, r *rig) {
 	require.Equal(t, "mallory", rules[0].Value)
 	require.True(t, later.Equal(rules[0].Until), "%s", rules[0].Until)
 	require.Equal(t, "a test", rules[0].Reason)
+	require.Equal(t, "root", rules[0].By)
 	require.Equal(t, "192.0.2.0/24", rules[1].Value)
 	require.Equal(t, sale.AccessAllow, rules[1].Access)
 

@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -153,6 +154,19 @@ func Load(path string) (*Rules, error) {
 func Parse(file string, content []byte) (*Rules, error) {
 	var r Rules
 	return r.checked(strictyaml.Decode(file, content, &r))
+}
+
+// Summary says in a line what the rules let in.
+func (r *Rules) Summary() string {
+	s := fmt.Sprintf("purchases a second: %g by the gateway (flow %g), %g by an address, %g by a user, %g of a sale; %d sales named",
+		r.Gateway.Purchase.Rate, r.Flow.PurchaseQPS, r.Address.Purchase.Rate, r.User.Purchase.Rate, r.Sale.Purchase.Rate, len(r.Sales))
+	if r.Cluster.Enabled {
+		s += fmt.Sprintf("; %g by all gateways", r.Cluster.Purchase.Rate)
+	}
+	if r.Ticket.Required {
+		s += "; tickets required"
+	}
+	return s
 }
 
 func (r *Rules) checked(doc *strictyaml.Doc) (*Rules, error) {

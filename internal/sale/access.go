@@ -41,6 +41,7 @@ type AccessRule struct {
 	Kind      AccessKind
 	Value     string // a user; or a network in its canonical form
 	Access    Access
+	By        string // who said so
 	Reason    string
 	Until     time.Time // then it ends by itself; zero = never
 	CreatedAt time.Time

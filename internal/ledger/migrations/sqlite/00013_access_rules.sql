@@ -6,7 +6,8 @@ CREATE TABLE IF NOT EXISTS access_rules (
     kind       TEXT     NOT NULL,
     value      TEXT     NOT NULL,
     access     TEXT     NOT NULL,
-    reason     TEXT     NOT NULL,
+    who        TEXT     NOT NULL,
+    why        TEXT     NOT NULL,
     until_at   DATETIME NULL,
     created_at DATETIME NOT NULL
 );
