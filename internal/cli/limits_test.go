@@ -54,7 +54,14 @@ func TestAccessCommands(t *testing.T) {
 		code, _, _ := command(append(append([]string{"limits"}, args...), embedded)...)
 		require.Equal(t, 1, code, args)
 	}
-	code, _, errout := command("limits", "show", embedded)
+	// A limits file that is wrong keeps nobody from looking and acting; only a gateway does
+	// not start with it.
+	require.NoError(t, os.WriteFile("configs/limits.yaml", []byte("wrong: 1\n"), 0o600))
+	require.Contains(t, must("list"), "192.0.2.0/24")
+	code, _, errout := command("gateway")
+	require.Equal(t, 1, code)
+	require.Contains(t, errout, "configs/limits.yaml:1: wrong: unknown key")
+	code, _, errout = command("limits", "show", embedded)
 	require.Equal(t, 1, code, "nobody runs")
 	require.NotEmpty(t, errout)
 }

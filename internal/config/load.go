@@ -24,13 +24,10 @@ import (
 // Its error is made of strictyaml.Problems: file, line and key of everything that is
 // wrong, a line each.
 func Load(path string) (*Config, error) {
-	c := &Config{File: path}
-	doc := strictyaml.Read(path, c)
-	c.bindSecrets()
-	if err := doc.Err(); err != nil {
-		return nil, err // what the rest would say follows from this
+	c, doc, err := read(path)
+	if err != nil {
+		return nil, err
 	}
-	c.check(doc)
 	rules, err := limits.Load(c.LimitsFile())
 	var problems strictyaml.Problems
 	switch {
@@ -47,6 +44,32 @@ func Load(path string) (*Config, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// LoadAlone is Load without the limits file, for what keeps no limits: an operator whose
+// limits file is wrong must be able to look, to pause a sale, and to start a worker.
+func LoadAlone(path string) (*Config, error) {
+	c, doc, err := read(path)
+	if err == nil {
+		err = doc.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// read reads and checks the config file alone. doc holds what is wrong with it, unless
+// that is so much that the rest would only say what follows from it.
+func read(path string) (*Config, *strictyaml.Doc, error) {
+	c := &Config{File: path}
+	doc := strictyaml.Read(path, c)
+	c.bindSecrets()
+	if err := doc.Err(); err != nil {
+		return nil, nil, err
+	}
+	c.check(doc)
+	return c, doc, nil
 }
 
 func statError(path string) error {

@@ -259,7 +259,7 @@ func (l *Limiter) TicketRules() (required bool, ttl time.Duration) {
 }
 
 // errNoTicketKey refuses rules that this process could not follow.
-var errNoTicketKey = errors.New("ticket.required: this gateway has no key for tickets: want ticket_secret in its config")
+var errNoTicketKey = errors.New("ticket.required: this gateway has no key for tickets: want ticket.secret in its config")
 
 // Swap follows r from now on. Buckets whose rate and burst stay the same keep their
 // state; of the others, what was spent stays spent. After an error, which comes before

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"slices"
+	"unsafe"
 
 	"flashgate/internal/sale"
 )
@@ -118,10 +119,12 @@ const maxHopBytes = len("[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535")
 
 // parseHop reads an address with or without a port.
 func parseHop(entry []byte) (netip.Addr, bool) {
-	if len(entry) == 0 || len(entry) > maxHopBytes {
+	if len(entry) == 0 || len(entry) > maxHopBytes || bytes.IndexByte(entry, '%') >= 0 {
 		return netip.Addr{}, false
 	}
-	text := string(entry)
+	// A copy would be an allocation a hop. Only the errors keep the text, and they go no
+	// further; a zone, which an address would keep, is ruled out.
+	text := unsafe.String(&entry[0], len(entry))
 	ip, err := netip.ParseAddr(text)
 	if err != nil {
 		var port netip.AddrPort
@@ -131,7 +134,7 @@ func parseHop(entry []byte) (netip.Addr, bool) {
 			ip, err = netip.ParseAddr(text[1 : n-1])
 		}
 	}
-	if err != nil || ip.Zone() != "" {
+	if err != nil {
 		return netip.Addr{}, false
 	}
 	return ip.Unmap(), true
