@@ -26,6 +26,7 @@ func (c *embeddedConsumer) run(ctx context.Context) error {
 	defer cancel()
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
+	handlers.Go(func() { c.bus.metrics.watchLag(ctx, c.bus.backlog) })
 	for {
 		select {
 		case <-ctx.Done():

@@ -43,6 +43,7 @@ func (r *RocketMQ) Consume(ctx context.Context, handle Handler, check Checker) e
 	defer cancel()
 	g := &giver{handle: handle, metrics: r.metrics, log: r.log}
 	var consumers sync.WaitGroup
+	consumers.Go(func() { r.metrics.watchLag(ctx, r.backlog) })
 	for _, s := range []*subscription{
 		{topic: r.options.Topic, group: r.options.ConsumerGroup, take: g.takeMessages},
 		{topic: strandedTopic, group: r.options.ConsumerGroup + strandedSuffix, take: (&rescuer{bus: r, giver: g, check: check}).take},

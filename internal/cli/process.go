@@ -43,7 +43,7 @@ func newProcess(ctx context.Context, c *config.Config, log *slog.Logger) (*proce
 		return nil, err
 	}
 	p := &process{config: c, log: log, registry: prometheus.NewRegistry()}
-	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.port, err = operator.NewServer(operator.ServerOptions{
 		Listen: c.OperatorsListen, Token: token, Gatherer: p.registry, Log: log,
 	})

@@ -207,8 +207,13 @@ func TestIdleGatewaysLeaveRedisAlone(t *testing.T) {
 		s := newSite(t, 1, Cluster{Enabled: true, Gateways: 1, Purchase: Bucket{Rate: 2000, Burst: 200}})
 		defer s.stop()
 		s.offer(1, 0)
-		before := s.redis.leases
+		asked := func() int {
+			s.redis.mu.Lock()
+			defer s.redis.mu.Unlock()
+			return s.redis.leases
+		}
+		before := asked()
 		s.offer(10, 0)
-		require.InDelta(t, 10*time.Second/leaseHeartbeat, s.redis.leases-before, 2)
+		require.InDelta(t, 10*time.Second/leaseHeartbeat, asked()-before, 2)
 	})
 }

@@ -87,8 +87,8 @@ func (f *follower) look() {
 		if f.problem != err.Error() {
 			f.problem = err.Error()
 			l.history.refused(err)
-			l.metrics.reloadFailures.Inc()
 			l.log.Error("limits file cannot be read: the limits before stay in force", "path", f.path, "error", err)
+			l.metrics.reloadFailures.Inc()
 		}
 		return
 	}
@@ -107,9 +107,9 @@ func (f *follower) look() {
 		err = l.Swap(rules)
 	}
 	if err != nil {
-		l.metrics.reloadFailures.Inc()
 		l.history.refused(err)
 		l.report(err)
+		l.metrics.reloadFailures.Inc()
 		return
 	}
 	l.history.refused(nil)
