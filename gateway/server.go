@@ -22,12 +22,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 
 	"flashgate/internal/ledger"
 	"flashgate/internal/limits"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
 	"flashgate/internal/ticket"
+	"flashgate/internal/tracing"
 )
 
 // Verifier says whose a token is. Its errors are sale.Error UNAUTHENTICATED.
@@ -82,6 +86,7 @@ type Options struct {
 	Runner        Runner
 	IDs           *sale.IDs
 	Lease         *NodeLease            // of the number in IDs; nil = it needs none
+	Tracer        *tracing.Tracer       // nil = nothing is followed
 	Log           *slog.Logger          // nil = slog.Default()
 	Registerer    prometheus.Registerer // nil = no metrics
 	Now           func() time.Time      // nil = time.Now; decides what phase a sale is shown in
@@ -316,6 +321,7 @@ type call struct {
 	began    time.Time
 	addr     netip.Addr // the client's; the zero Addr when it has none
 	user     string     // once authenticated
+	span     trace.Span // nil unless the request is followed
 	tooLarge bool       // the body was not read
 	buf      []byte     // scratch for the response
 }
@@ -339,6 +345,9 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx, tooLarge bool) {
 	c.ctx, c.began, c.tooLarge = ctx, time.Now(), tooLarge
 	g.metrics.inFlight.Add(1)
 	r, id := parseRoute(ctx.Path())
+	if g.o.Tracer.Sample() {
+		c.span = g.o.Tracer.Serve(ctx.Request.Header.Peek(tracing.Property), string(ctx.Method())+" "+routeNames[r])
+	}
 	var p *problem
 	defer func() {
 		if v := recover(); v != nil {
@@ -348,11 +357,29 @@ func (g *Gateway) serve(ctx *fasthttp.RequestCtx, tooLarge bool) {
 		}
 		g.metrics.inFlight.Add(-1)
 		g.metrics.observe(r, p, time.Since(c.began))
+		c.followed(r, p)
 		c.release()
 	}()
 	if no := g.dispatch(c, r, id); no.code != "" {
 		p = c.problem(no)
 	}
+}
+
+// followed ends the span of a request that has one.
+func (c *call) followed(r route, p *problem) {
+	if c.span == nil {
+		return
+	}
+	code := codeOK
+	if p != nil {
+		code = string(p.code)
+	}
+	c.span.SetAttributes(attribute.String("http.route", routeNames[r]), attribute.String("flashgate.code", code),
+		attribute.Int("http.response.status_code", c.ctx.Response.StatusCode()))
+	if c.ctx.Response.StatusCode() >= 500 {
+		c.span.SetStatus(codes.Error, code)
+	}
+	c.span.End()
 }
 
 func (g *Gateway) panicked(v any, stack []byte) {

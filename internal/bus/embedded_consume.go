@@ -82,6 +82,7 @@ func (c *embeddedConsumer) give(stop, work context.Context, taken []stored) {
 	deliveries := make([]Delivery, len(taken))
 	for i := range taken {
 		deliveries[i] = read(strconv.FormatInt(taken[i].id, 10), taken[i].body)
+		deliveries[i].Trace = taken[i].trace
 	}
 	g := giver{metrics: c.bus.metrics, log: c.bus.log, handle: func(ctx context.Context, d []Delivery) error {
 		if err := c.handle(ctx, d); err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
+
+	"flashgate/internal/tracing"
 )
 
 const (
@@ -60,6 +62,7 @@ func (g *giver) takeMessages(stop, work context.Context, messages []*primitive.M
 	deliveries := make([]Delivery, len(messages))
 	for i, m := range messages {
 		deliveries[i] = read(m.MsgId, m.Body)
+		deliveries[i].Trace = m.GetProperty(tracing.Property)
 	}
 	return g.give(stop, work, deliveries)
 }
@@ -215,6 +218,7 @@ func (r *rescuer) take(stop, work context.Context, messages []*primitive.Message
 				continue
 			}
 			d := read(m.MsgId, m.Body)
+			d.Trace = m.GetProperty(tracing.Property)
 			if d.Err != nil {
 				deliveries = append(deliveries, d)
 				continue

@@ -28,11 +28,11 @@ const reconcilerProducers = 1
 
 // onEngines starts a process on the real engines: it opens the ledger and Redis, as
 // soon as they are there, and then calls start with both.
-func onEngines(ctx context.Context, c *config.Config, start func(*process, *ledger.Ledger, *stock.Store) error) (err error) {
+func onEngines(ctx context.Context, role string, c *config.Config, start func(*process, *ledger.Ledger, *stock.Store) error) (err error) {
 	if c.Engines != config.Real {
 		return fmt.Errorf("%s has embedded engines, which run in one process: use bare `flashgate`, or a config with real engines, such as %s", c.File, localConfig)
 	}
-	p, err := newProcess(ctx, c, logger(c))
+	p, err := newProcess(ctx, role, c, logger(c))
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func onEngines(ctx context.Context, c *config.Config, start func(*process, *ledg
 }
 
 func runGateway(ctx context.Context, c *config.Config) error {
-	return onEngines(ctx, c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
+	return onEngines(ctx, "gateway", c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
 		b, err := engines.Bus(p.needs(), purchase.Checker(s, p.log), c.RocketMQ.Producers)
 		if err != nil {
 			return err
@@ -76,7 +76,7 @@ func runGateway(ctx context.Context, c *config.Config) error {
 }
 
 func runWorker(ctx context.Context, c *config.Config) error {
-	return onEngines(ctx, c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
+	return onEngines(ctx, "worker", c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
 		b, err := engines.Bus(p.needs(), nil, 0)
 		if err != nil {
 			return err
@@ -90,7 +90,7 @@ func runWorker(ctx context.Context, c *config.Config) error {
 }
 
 func runReconciler(ctx context.Context, c *config.Config) error {
-	return onEngines(ctx, c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
+	return onEngines(ctx, "reconciler", c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
 		b, err := engines.Bus(p.needs(), purchase.Checker(s, p.log), reconcilerProducers)
 		if err != nil {
 			return err
@@ -116,7 +116,7 @@ func (p *process) newWorker(l *ledger.Ledger, s *stock.Store, b bus.Bus) *worker
 	return worker.New(worker.Options{
 		Bus: b, Ledger: l, Stock: s, Check: purchase.Checker(s, p.log), PoisonTries: w.PoisonTries,
 		BackoffMin: w.BackoffMin, BackoffMax: w.BackoffMax, SettleTimeout: w.SettleTimeout,
-		Log: p.log, Registerer: p.registry,
+		Tracer: p.tracer, Log: p.log, Registerer: p.registry,
 	})
 }
 
@@ -164,7 +164,7 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder st
 		Listen: c.Listen, Verifier: verifier, Limits: limiter, Tickets: tickets, Challenge: challenge(c), Ledger: l, Stock: s, Runner: protocol, IDs: ids,
 		Lease:         &gateway.NodeLease{Ledger: l, IDs: ids, Holder: holder, TTL: g.NodeLease, Log: p.log},
 		LedgerBreaker: limiter.Breaker(limits.MySQL, failed), RedisBreaker: redis,
-		Log: p.log, Registerer: p.registry,
+		Tracer: p.tracer, Log: p.log, Registerer: p.registry,
 		Connections: g.Concurrency, HeaderBytes: g.MaxHeaderBytes, BodyBytes: g.MaxBodyBytes,
 		ReadTimeout: g.ReadTimeout, WriteTimeout: g.WriteTimeout, IdleTimeout: g.IdleTimeout,
 		PurchaseTimeout: g.RequestTimeout, ReadWait: g.PollTimeout, ReplayWait: g.ReplayWait, DrainTimeout: g.DrainTimeout,

@@ -32,7 +32,7 @@ func runEmbedded(ctx context.Context, c *config.Config, out io.Writer) error {
 	if _, err := config.EnsureEnvFile(c.DataDir); err != nil {
 		return err
 	}
-	p, err := newProcess(ctx, c, logger(c))
+	p, err := newProcess(ctx, "embedded", c, logger(c))
 	if err != nil {
 		return err
 	}

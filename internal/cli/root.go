@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"flashgate/internal/config"
+	"flashgate/internal/tracing"
 )
 
 // The config files that commands read when none is named.
@@ -171,7 +172,7 @@ func logger(c *config.Config) *slog.Logger {
 	if c.Log.Format == "json" {
 		h = slog.NewJSONHandler(os.Stderr, o)
 	}
-	log := slog.New(h)
+	log := slog.New(tracing.LogIDs(h))
 	slog.SetDefault(log)
 	return log
 }

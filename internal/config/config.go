@@ -48,6 +48,7 @@ type Config struct {
 	Reconciler Reconciler `yaml:"reconciler"`
 	Demo       Demo       `yaml:"demo"`
 	Log        Log        `yaml:"log"`
+	Tracing    Tracing    `yaml:"tracing"`
 
 	env env // what env_file adds to the environment
 }
@@ -190,4 +191,11 @@ type Demo struct {
 type Log struct {
 	Level  string `yaml:"level" default:"info" oneof:"debug|info|warn|error"`
 	Format string `yaml:"format" default:"text" oneof:"text|json"`
+}
+
+// Tracing sends spans of sampled requests to an OpenTelemetry collector, over OTLP/HTTP.
+type Tracing struct {
+	Endpoint string        `yaml:"endpoint" max:"1024"`                       // such as http://127.0.0.1:4318; "" = off, which costs nothing
+	Sample   float64       `yaml:"sample" default:"0.001" min:"0" max:"1"`    // part of the requests that are followed
+	Timeout  time.Duration `yaml:"timeout" default:"5s" min:"100ms" max:"1m"` // of sending; what cannot be sent is dropped
 }

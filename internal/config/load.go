@@ -97,16 +97,10 @@ func (c *Config) check(doc *strictyaml.Doc) {
 	case !secret && !keys:
 		doc.Fail("jwt", "neither secret nor public_keys: want secret: {env: %s} or public_keys: [FILE.pem]", EnvJWTSecret)
 	}
-	if text := c.Ticket.ChallengeURL; text != "" {
-		u, err := url.Parse(text)
-		switch {
-		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-			doc.Fail("ticket.challenge_url", "%q: want a URL, such as https://captcha.internal/judge", text)
-		case u.User != nil:
-			doc.Fail("ticket.challenge_url", "holds a password: put it behind a proxy that adds it")
-		case c.Ticket.Secret.IsZero():
-			doc.Fail("ticket.challenge_url", "without ticket.secret: want {env: %s} or {file: PATH}", EnvTicket)
-		}
+	checkURL(doc, "ticket.challenge_url", c.Ticket.ChallengeURL)
+	checkURL(doc, "tracing.endpoint", c.Tracing.Endpoint)
+	if c.Ticket.ChallengeURL != "" && c.Ticket.Secret.IsZero() {
+		doc.Fail("ticket.challenge_url", "without ticket.secret: want {env: %s} or {file: PATH}", EnvTicket)
 	}
 	for _, path := range c.JWT.PublicKeys {
 		if _, err := readPublicKey(c.resolve(path)); err != nil {
@@ -143,6 +137,21 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		if err := s.Validate(); errors.As(err, &wrong) {
 			doc.Fail("demo", "%s", wrong.Detail)
 		}
+	}
+}
+
+// checkURL checks the URL of a service; "" is none. It is not quoted: it may hold a
+// password by mistake.
+func checkURL(doc *strictyaml.Doc, key, text string) {
+	if text == "" {
+		return
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		doc.Fail(key, "is no URL: want one such as http://127.0.0.1:4318")
+	case u.User != nil:
+		doc.Fail(key, "holds a password: put the service behind a proxy that adds it")
 	}
 }
 
