@@ -356,6 +356,10 @@ func (g *Gateway) dispatch(c *call, r route, id []byte) refusal {
 		c.ctx.SetConnectionClose()
 		return refuse(sale.CodeUnavailable)
 	}
+	if twoLengths(&c.ctx.Request.Header) {
+		c.ctx.SetConnectionClose()
+		return refuseWith(sale.CodeInvalid, faultFraming)
+	}
 	if r == routeUnknown {
 		return refuse(sale.CodeNotFound)
 	}
