@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -346,6 +348,36 @@ func TestNothingOfARequestComesBackRaw(t *testing.T) {
 			require.NoError(t, r.Body.Close())
 			require.NotContains(t, raw, "<script>")
 			require.Contains(t, r.Header.Get("Content-Type"), "json")
+		}
+	}
+}
+
+// records passes on the level of each record.
+type records struct {
+	slog.Handler
+	levels chan slog.Level
+}
+
+func (r records) Handle(_ context.Context, record slog.Record) error {
+	r.levels <- record.Level
+	return nil
+}
+
+// Requests that nobody can read are for debugging: a stranger fills no log with them.
+func TestStrangersFillNoLog(t *testing.T) {
+	debug := slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug})
+	const requests = 20
+	log := records{debug, make(chan slog.Level, requests)}
+	x := newSeller(t, func(o *Options) { o.Log = slog.New(log) })
+	for range requests {
+		require.Contains(t, x.raw([]byte(attackHead+"Content-Length: x\r\n\r\n")), " 400 ")
+	}
+	for range requests {
+		select {
+		case level := <-log.levels:
+			require.Equal(t, slog.LevelDebug, level)
+		case <-time.After(20 * time.Second):
+			t.Fatal("the connection is not in the log")
 		}
 	}
 }
