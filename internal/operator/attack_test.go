@@ -153,14 +153,13 @@ func TestHostileIDs(t *testing.T) {
 		status, answer := p.ask(t, "GET", "/admin/v1/reconcile/reports?sale_id="+url.QueryEscape(id), "", bearer)
 		require.Equal(t, 200, status)
 		require.JSONEq(t, `{"reports":[]}`, strings.Replace(answer, "null", "[]", 1))
-		for _, make := range []operator.SaleSpec{
-			func() operator.SaleSpec { s := spec("x"); s.ID = id; return s }(),
-			func() operator.SaleSpec { s := spec("x"); s.Currency = id; return s }(),
-		} {
-			if sale.ValidID(make.ID) && make.Currency == "CNY" {
+		hostileID, hostileCurrency := spec("x"), spec("x")
+		hostileID.ID, hostileCurrency.Currency = id, id
+		for _, spec := range []operator.SaleSpec{hostileID, hostileCurrency} {
+			if sale.ValidID(spec.ID) && spec.Currency == "CNY" {
 				continue // an id that a sale may have
 			}
-			_, err := p.client.CreateSale(context.Background(), make)
+			_, err := p.client.CreateSale(context.Background(), spec)
 			require.Equal(t, sale.CodeInvalid, sale.CodeOf(err), "%q: %v", id, err)
 		}
 	}
