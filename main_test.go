@@ -19,10 +19,9 @@ var (
 	testName = regexp.MustCompile("`([a-z]+\\.(?:Test|Fuzz)\\w+)`")
 )
 
-// TestEveryFaultHasItsTests holds ARCHITECTURE.md's table of faults against the tests that
-// it names: each row names some, and each of them is there.
-func TestEveryFaultHasItsTests(t *testing.T) {
-	there := map[string]bool{} // folder.Test
+// allTests are the tests of all packages, by folder.Test.
+func allTests(t *testing.T) map[string]bool {
+	there := map[string]bool{}
 	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -38,6 +37,26 @@ func TestEveryFaultHasItsTests(t *testing.T) {
 		}
 		return err
 	}))
+	return there
+}
+
+// TestDocsNameTestsThatAreThere: what the docs promise by the name of a test is tested.
+func TestDocsNameTestsThatAreThere(t *testing.T) {
+	there := allTests(t)
+	docs, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	require.NotEmpty(t, docs)
+	for _, doc := range append(docs, "ARCHITECTURE.md", "README.md") {
+		text, err := os.ReadFile(doc)
+		require.NoError(t, err)
+		for _, name := range testName.FindAllSubmatch(text, -1) {
+			require.True(t, there[string(name[1])], "%s: there is no %s", doc, name[1])
+		}
+	}
+}
+
+// TestEveryFaultHasItsTests: each row of ARCHITECTURE.md's table of faults names tests.
+func TestEveryFaultHasItsTests(t *testing.T) {
 	text, err := os.ReadFile("ARCHITECTURE.md")
 	require.NoError(t, err)
 	_, section, ok := strings.Cut(string(text), "## What fails, and what then happens\n")
@@ -50,11 +69,7 @@ func TestEveryFaultHasItsTests(t *testing.T) {
 			continue
 		}
 		rows++
-		names := testName.FindAllStringSubmatch(cells[2], -1)
-		require.NotEmpty(t, names, "%s: no tests", cells[0])
-		for _, name := range names {
-			require.True(t, there[name[1]], "%s: there is no %s", cells[0], name[1])
-		}
+		require.Regexp(t, testName, cells[2], cells[0])
 	}
 	require.Equal(t, faults, rows)
 }
