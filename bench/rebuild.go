@@ -75,22 +75,11 @@ func (rb *rebuild) run(ctx context.Context, sys *system, o *options) (*report, e
 		return rep, errors.New("nothing was sold at --rate before the sale was lost: a longer --window, or a lower --rate")
 	}
 
-	sent := len(rec.answers)
-	for sent > 0 && rec.answers[sent-1].kind == kindNotSent {
-		sent--
-	}
-	rec.answers = rec.answers[:sent]
-	last, asked, err := askAgain(ctx, sys, rep.Sale, steady, rec)
+	since, asked, err := placedInTheEnd(ctx, sys, rep, rec, steady)
 	if err != nil {
 		return rep, err
 	}
-	rep.answered(rec)
-	rep.Breaches = append(rep.Breaches, checkAccept(last, rec.kinds, true)...)
-	for i := range last {
-		if last[i].order != 0 {
-			orders = append(orders, placed{last[i].order, &steady[i]})
-		}
-	}
+	orders = append(orders, since...)
 	probed, err := sys.purchases(rep.Sale, probes, len(probes), 0).run(ctx, sys.progress) // again: their orders' ids
 	if err != nil {
 		return rep, err
@@ -164,6 +153,23 @@ func (rb *rebuild) flush(ctx context.Context, sys *system, saleID string, steady
 		return nil, 0, 0, err
 	}
 	return rec, lost.Sub(rec.began), again.Sub(lost), ctx.Err()
+}
+
+// placedInTheEnd has those who were answered 503 ask again, checks that everyone who
+// asked has an order in the end, and returns the orders, and how often someone asked
+// again. It cuts off what the end of a load left unsent.
+func placedInTheEnd(ctx context.Context, sys *system, rep *report, rec *recording, shoppers []shopper) ([]placed, int, error) {
+	rec.cutUnsent()
+	last, asked, err := askAgain(ctx, sys, rep.Sale, shoppers, rec)
+	rep.answered(rec)
+	if err != nil {
+		return nil, asked, err
+	}
+	rep.Breaches = append(rep.Breaches, checkAccept(last, rec.kinds, rec.stopped)...)
+	if len(rep.Breaches) > 0 {
+		return nil, asked, errBroken
+	}
+	return ordersOf(last, shoppers), asked, nil
 }
 
 // awaitPurchase has a shopper ask one gateway until it sells.
