@@ -28,7 +28,7 @@ func Early(why string) string { return "early: " + why }
 type Query struct {
 	SaleID  string `json:"sale_id,omitempty"` // "" = every sale
 	DryRun  bool   `json:"dry_run,omitempty"` // find and plan, change nothing
-	Trigger string `json:"trigger,omitempty"` // "" = TriggerOnce
+	Trigger string `json:"-"`                 // "" = TriggerOnce; never a request's word, since the schedule goes by it
 }
 
 // Report is what a reconcile found and did, one part a sale. Found = Repaired + Left.

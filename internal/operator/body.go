@@ -54,7 +54,7 @@ func strictObject(body []byte, v any) error {
 	}
 	fields := map[string]bool{} // by name; true once given
 	for _, f := range reflect.VisibleFields(reflect.TypeOf(v).Elem()) {
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
 			fields[name] = false
 		}
 	}

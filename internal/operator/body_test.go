@@ -48,6 +48,9 @@ func TestBodiesAreStrict(t *testing.T) {
 		require.LessOrEqual(t, len(err.Error()), 300, name)
 	}
 	require.Error(t, read(`{"id":"a","ID":"b"}`, new(SaleSpec)))
+	for _, body := range []string{`{"trigger":"schedule"}`, `{"Trigger":"schedule"}`, `{"-":"schedule"}`} {
+		require.Error(t, read(body, new(reconciler.Query)), "an operator's run is not the schedule's")
+	}
 	var spec SaleSpec
 	require.NoError(t, read(`{"id":"a","starts_at":"2026-11-21T10:00:00Z"}`, &spec))
 	require.Equal(t, "a", spec.ID)
