@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
@@ -88,8 +89,12 @@ func (run *run) applyRecords(ctx context.Context, records []stock.BatchRecord, f
 			b.Orders[o].AmountCents = int64(b.Orders[o].Quantity) * run.sale.PriceCents
 		}
 		batches[i] = b
-		confirms.Go(func() (err error) {
-			states[i], err = run.o.Stock.Confirm(confirming, &batches[i])
+		confirms.Go(func() error {
+			state, err := run.o.Stock.Confirm(confirming, &batches[i])
+			if errors.Is(err, stock.ErrNotReplicated) {
+				return nil // no promise yet, and so in flight: left to its worker, or to the next run
+			}
+			states[i] = state
 			return err
 		})
 	}
