@@ -63,6 +63,9 @@ func (run *run) compare(ctx context.Context) error {
 	if compared.NotRecounted {
 		run.note("held units were not counted afresh: too many buyers, and records moved meanwhile; Redis was checked by its sums alone")
 	}
+	if compared.AcceptedUnits > 0 {
+		run.note("%d units stay held for cancelled orders: an operator abandoned their tasks (`flashgate task list --state ABANDONED`)", compared.AcceptedUnits)
+	}
 	if compared.NotLoaded {
 		run.note("Redis has not the sale: only the ledger was checked")
 	}

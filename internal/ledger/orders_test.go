@@ -188,9 +188,6 @@ func testTasks(t *testing.T, r *rig) {
 	require.WithinDuration(t, time.Now(), abandoned[0].Abandoned.At, time.Minute)
 	why.At = abandoned[0].Abandoned.At
 	require.Equal(t, &why, abandoned[0].Abandoned)
-	orders, err := r.AbandonedOrders(ctx, []sale.ID{kept.ID, refused.ID})
-	require.NoError(t, err)
-	require.Equal(t, map[sale.ID]Decision{refused.ID: why}, orders)
 	counts, err := r.UnfinishedTasks(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []Unfinished{{TaskAbandoned, 1, abandoned[0].Created}}, counts)

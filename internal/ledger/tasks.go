@@ -167,23 +167,6 @@ func (l *Ledger) lockTask(tx *gorm.DB, id int64) (TaskState, error) {
 	return have[0], nil
 }
 
-// AbandonedOrders says which of the orders have an abandoned task, and who gave it up.
-func (l *Ledger) AbandonedOrders(ctx context.Context, ids []sale.ID) (map[sale.ID]Decision, error) {
-	abandoned := make(map[sale.ID]Decision)
-	err := eachSlice(ids, func(args []any) error {
-		tasks, err := l.tasks(ctx, " WHERE state = ? AND order_id IN "+in(len(args)), append([]any{string(TaskAbandoned)}, args...)...)
-		for i := range tasks {
-			if d := tasks[i].Abandoned; d != nil {
-				abandoned[tasks[i].Order.ID] = *d
-			} else {
-				abandoned[tasks[i].Order.ID] = Decision{}
-			}
-		}
-		return err
-	})
-	return abandoned, err
-}
-
 // Unfinished is the tasks of one state.
 type Unfinished struct {
 	State  TaskState
