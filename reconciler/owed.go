@@ -27,14 +27,14 @@ func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
 	if err != nil {
 		return err
 	}
-	owed := make([]int, len(owing))
+	left := make([]int, len(owing))
 	var settling errgroup.Group
 	settling.SetLimit(besides)
 	for i := range owing {
 		settling.Go(func() error {
 			// Logged and counted by the step; what is left is for the next round.
 			_ = r.step(ctx, "settle", func(ctx context.Context) (err error) {
-				owed[i], err = r.settleSale(ctx, owing[i].SaleID, before)
+				left[i], err = r.settleSale(ctx, owing[i].SaleID, before)
 				return err
 			})
 			return nil
@@ -43,7 +43,7 @@ func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
 	_ = settling.Wait() // returns nothing: see above
 	total, oldest := 0, time.Duration(0)
 	for i := range owing {
-		total += owed[i]
+		total += left[i]
 		oldest = max(oldest, time.Since(owing[i].Oldest))
 	}
 	r.metrics.owed.Set(float64(total))
@@ -51,9 +51,9 @@ func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
 	return nil
 }
 
-// settleSale settles what one sale owes, up to a bound, and says how many batches it saw.
+// settleSale settles what one sale owes, up to a bound, and says how many of these are left.
 // A sale that Redis has not loaded owes on: its load takes the batches' orders in.
-func (r *Reconciler) settleSale(ctx context.Context, saleID string, before time.Time) (seen int, err error) {
+func (r *Reconciler) settleSale(ctx context.Context, saleID string, before time.Time) (left int, err error) {
 	snap, err := r.o.Stock.Snapshot(ctx, saleID)
 	if err != nil {
 		return 0, err
@@ -77,7 +77,7 @@ func (r *Reconciler) settleSale(ctx context.Context, saleID string, before time.
 		}
 		r.metrics.settled.Add(float64(len(settled)))
 	}
-	return len(owed), err
+	return len(owed) - len(settled), err
 }
 
 // isOver reports whether Redis need not know a sale any more.
