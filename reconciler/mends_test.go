@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"flashgate/internal/audit"
 	"flashgate/internal/storetest"
 )
 
@@ -36,4 +37,19 @@ func TestATotalRaisedInRedisAloneSellsNothing(t *testing.T) {
 		require.Equal(t, int64(999), s.Snapshot(sl.ID).Stock)
 		audited(t, s, sl.ID)
 	})
+}
+
+// TestTheFuseSeesWhatARecountMoves: by the sums one unit is missing, by the records 500 are.
+func TestTheFuseSeesWhatARecountMoves(t *testing.T) {
+	ctx := context.Background()
+	s := storetest.Embedded(t)
+	sl := s.LoadedSale(1000, 2)
+	s.Sell(sl, s.Batch(sl, old, "a"))
+	s.MoveStock(sl.ID, -500)
+	setMeta(s, sl.ID, "held", 499)
+	report, err := newReconciler(s).Reconcile(ctx, Query{SaleID: sl.ID})
+	require.NoError(t, err)
+	require.Equal(t, int64(500), kindOf(&report.Sales[0], audit.StockDrift).Units)
+	require.Equal(t, int64(1), report.Left, "%+v", report.Sales[0])
+	require.Equal(t, int64(499), s.Snapshot(sl.ID).Stock)
 }
