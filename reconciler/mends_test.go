@@ -53,3 +53,17 @@ func TestTheFuseSeesWhatARecountMoves(t *testing.T) {
 	require.Equal(t, int64(1), report.Left, "%+v", report.Sales[0])
 	require.Equal(t, int64(499), s.Snapshot(sl.ID).Stock)
 }
+
+// TestAFailedLoadIsForgottenOnceTheSaleIsThere: another process loaded it since.
+func TestAFailedLoadIsForgottenOnceTheSaleIsThere(t *testing.T) {
+	ctx := context.Background()
+	s := storetest.Embedded(t)
+	sl := s.Sale(10, 2)
+	r := newReconciler(s, func(o *Options) { o.Lister = brokenBus })
+	_, err := r.Load(ctx, sl.ID)
+	require.ErrorIs(t, err, errBusAway)
+	loadNow(t, newReconciler(s), sl.ID)
+	report, err := r.Reconcile(ctx, Query{SaleID: sl.ID})
+	require.NoError(t, err)
+	require.Zero(t, report.Found, "%+v", report.Sales[0])
+}

@@ -283,6 +283,7 @@ func (r *Reconciler) tend(ctx context.Context, s *sale.Sale, slow, lead bool) er
 		}
 		return nil
 	}
+	r.rebuilds.forget(s.ID)
 	r.watch.saw(s.ID, snap)
 	var failed []error
 	if snap.Pending > 0 {
