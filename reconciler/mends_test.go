@@ -2,11 +2,14 @@ package reconciler
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/audit"
+	"flashgate/internal/sale"
 	"flashgate/internal/storetest"
 )
 
@@ -66,4 +69,29 @@ func TestAFailedLoadIsForgottenOnceTheSaleIsThere(t *testing.T) {
 	report, err := r.Reconcile(ctx, Query{SaleID: sl.ID})
 	require.NoError(t, err)
 	require.Zero(t, report.Found, "%+v", report.Sales[0])
+}
+
+// TestARunGivesBackAllThatItCancelled: however much another sale has to give back.
+func TestARunGivesBackAllThatItCancelled(t *testing.T) {
+	ctx := context.Background()
+	storetest.Each(t, func(t *testing.T, s *storetest.Stores) {
+		gone, sl := s.Sale(10, 2), s.LoadedSale(plantTotal, 2)
+		due := func(of *sale.Sale, n int) {
+			rows := make([]string, n)
+			for i := range rows {
+				b := s.Batch(of, old, "u")
+				rows[i] = fmt.Sprintf("(%d, %d, '%s', 'u%d', 'k', 1, 100, '2026-01-01 00:00:00.000', 'OPEN', '2026-01-01 00:00:00.000')",
+					b.Orders[0].ID, b.ID, of.ID, i)
+			}
+			s.Exec("INSERT INTO stock_sync_tasks (order_id, batch_id, sale_id, user_id, request_key, quantity, amount_cents, next_try, state, created_at) VALUES " +
+				strings.Join(rows, ", "))
+		}
+		due(gone, maxTasks)
+		due(sl, maxTasks+1)
+		_, err := newReconciler(s, func(o *Options) { o.Lister = brokenBus }).Reconcile(ctx, Query{SaleID: sl.ID})
+		require.NoError(t, err)
+		var open int64
+		require.NoError(t, s.SQL.QueryRow("SELECT COUNT(*) FROM stock_sync_tasks WHERE sale_id = ? AND state <> 'DONE'", sl.ID).Scan(&open))
+		require.Zero(t, open)
+	})
 }

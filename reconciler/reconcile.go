@@ -146,7 +146,7 @@ func (run *run) work(ctx context.Context) error {
 		return err
 	}
 	if !run.query.DryRun {
-		owing = errors.Join(owing, run.settleOwed(ctx, run.sale.ID), run.runTasks(ctx, run.sale.ID))
+		owing = errors.Join(owing, run.settleOwed(ctx, run.sale.ID), run.runTasksOfSale(ctx, run.sale.ID))
 	}
 	if owing != nil {
 		run.left(&audit.Finding{Kind: NotDone, Detail: "what a round does was not done"}, owing.Error())
