@@ -95,3 +95,18 @@ func TestARunGivesBackAllThatItCancelled(t *testing.T) {
 		require.Zero(t, open)
 	})
 }
+
+// TestALoadedSaleEndsInRedisToo: nobody looks after a sale whose retention is over.
+func TestALoadedSaleEndsInRedisToo(t *testing.T) {
+	ctx := context.Background()
+	s := storetest.Embedded(t)
+	sl := s.Sale(10, 2)
+	b := s.Batch(sl, old, "a")
+	s.Apply(b)
+	loadNow(t, newReconciler(s), sl.ID)
+	for _, key := range []string{"stock", "buyers", "meta"} {
+		at, err := s.Redis.Do(ctx, s.Redis.B().Pexpiretime().Key("fg:{"+sl.ID+"}:"+key).Build()).AsInt64()
+		require.NoError(t, err)
+		require.Equal(t, sl.EndsAt.Add(sale.Retention).UnixMilli(), at, key)
+	}
+}
