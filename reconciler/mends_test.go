@@ -110,3 +110,22 @@ func TestALoadedSaleEndsInRedisToo(t *testing.T) {
 		require.Equal(t, sl.EndsAt.Add(sale.Retention).UnixMilli(), at, key)
 	}
 }
+
+// TestARunThatIsStoppedLeavesTheOtherSales : they get no report either.
+func TestARunThatIsStoppedLeavesTheOtherSales(t *testing.T) {
+	s := storetest.Embedded(t)
+	for range 3 {
+		s.Sale(10, 2)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	_, err := newReconciler(s, func(o *Options) {
+		o.Lister = listing(func(context.Context, string, func([]sale.Batch) error) error {
+			stop() // as the first of them is worked on
+			return errBusAway
+		})
+	}).Reconcile(ctx, Query{})
+	require.ErrorIs(t, err, context.Canceled)
+	reports, err := s.Ledger.ReconcileReports(context.Background(), "", 10)
+	require.NoError(t, err)
+	require.Len(t, reports, 1)
+}
