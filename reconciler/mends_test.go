@@ -129,3 +129,31 @@ func TestARunThatIsStoppedLeavesTheOtherSales(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, reports, 1)
 }
+
+// TestWhatRedisCannotHoldStopsNoOtherRepair: a quantity that no purchase can have.
+func TestWhatRedisCannotHoldStopsNoOtherRepair(t *testing.T) {
+	ctx := context.Background()
+	s := storetest.Embedded(t)
+	sl := s.LoadedSale(100_000, sale.MaxQuantity)
+	b := s.Batch(sl, old, "a", "b", "c")
+	s.Sell(sl, b)
+	s.Exec("UPDATE orders SET quantity = ?, status = 'PAID' WHERE id = ?", sale.MaxQuantity+1, int64(b.Orders[0].ID))
+	s.Exec("UPDATE inventory SET locked = locked - 1, sold = sold + 1 WHERE sale_id = ?", sl.ID)
+	s.Exec("UPDATE inventory SET sold = sold + ?, available = available - ? WHERE sale_id = ?", sale.MaxQuantity, sale.MaxQuantity, sl.ID)
+	s.Exec("UPDATE orders SET quantity = 3 WHERE id = ?", int64(b.Orders[1].ID))
+	s.Exec("UPDATE inventory SET locked = locked + 2, available = available - 2 WHERE sale_id = ?", sl.ID)
+	_, err := s.Stock.Restore(ctx, &b.Orders[2], b.ID)
+	require.NoError(t, err)
+	report, err := newReconciler(s, anyFuse).Reconcile(ctx, Query{SaleID: sl.ID})
+	require.NoError(t, err)
+	part := &report.Sales[0]
+	require.False(t, part.Unfinished, "%+v", part)
+	require.Equal(t, int64(1), kindOf(part, audit.QuantityDiffers).Repaired, "%+v", part)
+	require.Equal(t, int64(1), kindOf(part, audit.QuantityDiffers).Left)
+	require.Equal(t, int64(1), kindOf(part, audit.ReturnedButActive).Repaired)
+	var why string
+	for i := range part.Items {
+		why += part.Items[i].Why
+	}
+	require.Contains(t, why, "quantity 10001")
+}

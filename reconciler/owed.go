@@ -196,7 +196,7 @@ func (r *Reconciler) runTasksOf(ctx context.Context, saleID string, tasks []*led
 			done = append(done, t.ID)
 		case ctx.Err() != nil:
 			return err // told to stop, or out of time: no fault of the task
-		case errors.Is(err, stock.ErrNotReady), errors.Is(err, stock.ErrNotRun):
+		case errors.Is(err, stock.ErrNotReady), errors.Is(err, stock.ErrNotRun) && !errors.Is(err, stock.ErrUnfit):
 			// Redis is away for this sale: no try of theirs, and no reason to ask for the rest.
 			ids := make([]int64, 0, len(tasks)-i)
 			for _, waits := range tasks[i:] {

@@ -3,6 +3,7 @@ package reconciler
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"flashgate/internal/audit"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
+	"flashgate/internal/stock"
 )
 
 // What one run keeps of a sale, so that its memory is bounded.
@@ -173,7 +175,17 @@ func (run *run) repairSome(ctx context.Context, findings []audit.Finding, blown 
 		return nil
 	}
 	outcomes, err := t.mend(run, ctx, findings)
-	if err != nil {
+	switch {
+	case errors.Is(err, stock.ErrUnfit) && len(findings) > 1:
+		for i := range findings { // the others can be mended
+			if err := run.repairSome(ctx, findings[i:i+1], blown); err != nil {
+				return err
+			}
+		}
+		return nil
+	case errors.Is(err, stock.ErrUnfit):
+		outcomes = explain(make([]outcome, 1), err)
+	case err != nil:
 		return fmt.Errorf("%s: %w", findings[0].Kind, err)
 	}
 	for i := range findings {
