@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/audit"
+	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/storetest"
 )
@@ -156,4 +158,47 @@ func TestWhatRedisCannotHoldStopsNoOtherRepair(t *testing.T) {
 		why += part.Items[i].Why
 	}
 	require.Contains(t, why, "quantity 10001")
+}
+
+// TestALongRepairKeepsItsLease: a repair that waits for the sale's lock does not keep its
+// own run from renewing the lease.
+func TestALongRepairKeepsItsLease(t *testing.T) {
+	ctx := context.Background()
+	s := storetest.Real(t)
+	sl := s.LoadedSale(10, 2)
+	s.Exec("UPDATE inventory SET locked = locked + 1, available = available - 1 WHERE sale_id = ?", sl.ID)
+	tx, err := s.SQL.Begin() // a worker that takes its time
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback() }() // nothing, once it is committed
+	_, err = tx.Exec("UPDATE inventory SET version = version WHERE sale_id = ?", sl.ID)
+	require.NoError(t, err)
+
+	r := newReconciler(s, func(o *Options) { o.LeaseTTL = time.Hour })
+	held, err := r.enclose(ctx, sl.ID, r.runHolder())
+	require.NoError(t, err)
+	defer held.release()
+	run := newRun(r, sl, Query{})
+	run.fence = held.fence
+	done := make(chan error, 1)
+	go func() {
+		_, err := run.recountLedger(held.ctx, []audit.Finding{{Kind: audit.LedgerCountsDrift}})
+		done <- err
+	}()
+	// The repair is under way once it waits for the row.
+	require.Eventually(t, func() bool {
+		var waits int
+		require.NoError(t, s.SQL.QueryRow("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'SELECT sale_id%FOR UPDATE'").Scan(&waits))
+		return waits > 0
+	}, 10*time.Second, 10*time.Millisecond)
+	soon, cancel := context.WithTimeout(ctx, 3*time.Second) // less than the repair waits at most
+	defer cancel()
+	token, ok, err := s.Ledger.Acquire(soon, held.fence.Lease, held.fence.Holder, time.Minute)
+	require.NoError(t, err, "the lease can be renewed meanwhile")
+	require.True(t, ok)
+	require.Equal(t, held.fence.Token, token)
+	require.NoError(t, tx.Commit())
+	require.NoError(t, <-done)
+	inv, err := s.Ledger.Inventory(ctx, sl.ID)
+	require.NoError(t, err)
+	require.Equal(t, ledger.Inventory{SaleID: sl.ID, Total: 10, Available: 10, Version: inv.Version}, inv)
 }
