@@ -38,17 +38,32 @@ func (run *run) recountLedger(ctx context.Context, findings []audit.Finding) ([]
 
 func (run *run) cancelOverLimit(ctx context.Context, findings []audit.Finding) ([]outcome, error) {
 	out := make([]outcome, len(findings))
+	users := make(map[string]ledger.Repair, len(findings))
 	for i := range findings {
-		f := &findings[i]
-		cancelled, over, err := run.o.Ledger.CancelOverLimit(ctx, run.fence, run.sale.ID, f.UserID, run.sale.PerUserLimit, run.entry(f))
-		switch {
-		case err != nil && ledger.Poison(err):
-			out[i].why = "the inventory does not cover it: reconcile again once the counts are right: " + err.Error()
-		case err != nil:
-			return nil, err
-		case over > 0:
-			out[i].why = fmt.Sprintf("%d units above the limit are paid for: refund one of the orders", over)
-		case len(cancelled) == 0:
+		users[findings[i].UserID] = run.entry(&findings[i])
+	}
+	done, err := run.o.Ledger.CancelOverLimit(ctx, run.fence, run.sale.ID, run.sale.PerUserLimit, users)
+	switch {
+	case err != nil && ledger.Poison(err) && len(findings) > 1:
+		for i := range findings { // one of them spoils it
+			one, err := run.cancelOverLimit(ctx, findings[i:i+1])
+			if err != nil {
+				return nil, err
+			}
+			out[i] = one[0]
+		}
+		return out, nil
+	case err != nil && ledger.Poison(err):
+		out[0].why = "the inventory does not cover it: reconcile again once the counts are right: " + err.Error()
+		return out, nil
+	case err != nil:
+		return nil, err
+	}
+	for i := range findings {
+		switch of := done[findings[i].UserID]; {
+		case of.Left > 0:
+			out[i].why = fmt.Sprintf("%d units above the limit are paid for: refund one of the orders", of.Left)
+		case len(of.Cancelled) == 0:
 			out[i].gone = true
 		}
 	}
@@ -255,6 +270,7 @@ func (run *run) runStuckTasks(ctx context.Context, findings []audit.Finding) ([]
 	if err != nil {
 		return nil, err
 	}
+	var done []int64
 	for i := range findings {
 		t, has := tasks[findings[i].OrderID]
 		o := stored[findings[i].OrderID]
@@ -269,11 +285,9 @@ func (run *run) runStuckTasks(ctx context.Context, findings []audit.Finding) ([]
 		if _, err := run.o.Stock.Restore(ctx, &t.Order, t.BatchID); err != nil {
 			return nil, err
 		}
-		if err := run.o.Ledger.TaskDone(ctx, t.ID); err != nil {
-			return nil, err
-		}
+		done = append(done, t.ID)
 	}
-	return out, nil
+	return out, run.o.Ledger.TasksDone(ctx, done...)
 }
 
 func (run *run) recountRedis(ctx context.Context, findings []audit.Finding) ([]outcome, error) {

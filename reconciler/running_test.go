@@ -163,7 +163,7 @@ func (x *traffic) life(ctx context.Context) {
 		x.check(err)
 		tasks, err := x.s.Ledger.TasksOf(context.Background(), []sale.ID{o.ID})
 		x.check(err)
-		x.check(x.s.Ledger.TaskDone(context.Background(), tasks[o.ID].ID))
+		x.check(x.s.Ledger.TasksDone(context.Background(), tasks[o.ID].ID))
 	}
 }
 
