@@ -92,6 +92,20 @@ func TestRebuildMissesNothingThatMoves(t *testing.T) {
 			require.Zero(t, s.Snapshot(sl.ID).Batches, "settled as owed")
 			audited(t, s, sl.ID)
 		})
+		t.Run("settled on an old master that was cut off", func(t *testing.T) {
+			sl := s.LoadedSale(10, 2)
+			b := s.Batch(sl, 0, "a", "b")
+			s.Confirm(sl, b)
+			s.LoseRedis(sl.ID)
+			loadNow(t, newReconciler(s, func(o *Options) {
+				o.Lister = listing(func(ctx context.Context, _ string, _ func([]sale.Batch) error) error {
+					s.Apply(b)
+					return s.Ledger.MarkSettled(ctx, []sale.ID{b.ID})
+				})
+			}), sl.ID)
+			require.Equal(t, int64(8), s.Snapshot(sl.ID).Stock)
+			audited(t, s, sl.ID)
+		})
 		t.Run("a dead batch was promised too", func(t *testing.T) {
 			sl := s.LoadedSale(10, 2)
 			b := s.Batch(sl, 0, "a", "b")

@@ -27,6 +27,11 @@ func (r *Reconciler) LevelTotal(ctx context.Context, saleID string) error {
 	case snap.Version < inv.Version:
 		return r.adjust(ctx, saleID, inv.Total, inv.Version)
 	case snap.Version > inv.Version:
+		// Asked again, to have it on the replicas: a cut that the ledger has and a failover
+		// takes back would be sold, and then refused by the ledger.
+		if _, err := r.o.Stock.Adjust(ctx, saleID, snap.Total, snap.Version); err != nil {
+			return err
+		}
 		_, err := r.o.Ledger.SetTotal(ctx, saleID, snap.Total, snap.Version, "levelled with Redis")
 		if sale.CodeOf(err) == sale.CodeConflict {
 			return r.takeBackCut(ctx, inv, snap.Version)
