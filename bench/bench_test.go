@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flashgate/bench/load"
+	"flashgate/bench/report"
+	"flashgate/bench/scenario"
+	"flashgate/bench/system"
 	"os"
 	"path/filepath"
 	"testing"
@@ -16,7 +20,7 @@ const testTimeout = time.Minute
 
 // runBench runs a command of the driver against a fake with one fault and returns
 // what it printed and its JSON report.
-func runBench(t *testing.T, fault string, args ...string) (string, *report, error) {
+func runBench(t *testing.T, fault string, args ...string) (string, *report.Report, error) {
 	t.Helper()
 	dir := t.TempDir()
 	limits, config := filepath.Join(dir, "limits.yaml"), filepath.Join(dir, "config.yaml")
@@ -39,7 +43,7 @@ func runBench(t *testing.T, fault string, args ...string) (string, *report, erro
 	if readErr != nil {
 		return out.String(), nil, err
 	}
-	rep := &report{}
+	rep := &report.Report{}
 	require.NoError(t, json.Unmarshal(text, rep))
 	return out.String(), rep, err
 }
@@ -49,11 +53,11 @@ func TestStormOfASoundShop(t *testing.T) {
 	out, rep, err := runBench(t, "none", "storm", "--shoppers", "300", "--total", "20")
 	require.NoError(t, err, out)
 	require.Empty(t, rep.Breaches)
-	require.Positive(t, rep.value("answers"))
-	require.Positive(t, rep.value("last 202 in the ledger"))
-	require.Equal(t, []count{
-		{kind: kind{Status: 409, Code: "SOLD_OUT"}, Count: 560},
-		{kind: kind{Status: 202}, Count: 40},
+	require.Positive(t, rep.Value("answers"))
+	require.Positive(t, rep.Value("last 202 in the ledger"))
+	require.Equal(t, []load.Count{
+		{Kind: load.Kind{Status: 409, Code: "SOLD_OUT"}, Count: 560},
+		{Kind: load.Kind{Status: 202}, Count: 40},
 	}, rep.Answers)
 	require.Contains(t, out, "storm: good")
 	require.Contains(t, out, "20 of 20 orders across both stores")
@@ -64,24 +68,24 @@ func TestStormOfASoundShop(t *testing.T) {
 func TestStormCatches(t *testing.T) {
 	t.Parallel()
 	for fault, rule := range map[string]string{
-		"oversell":        ruleOversell,
-		"doubled-id":      ruleDistinct,
-		"replay-id":       ruleSameID,
-		"refused-replay":  ruleTruthful,
-		"unmarked-replay": ruleReplayed,
-		"missing-answer":  ruleAnswered,
-		"no-id":           ruleOrderID,
-		"code":            ruleSoldOut,
-		"lost":            rulePersisted,
-		"cancelled":       ruleKept,
-		"invisible":       ruleVisible,
-		"stock":           ruleStockLeft,
-		"audit":           ruleAudit,
+		"oversell":        scenario.RuleOversell,
+		"doubled-id":      scenario.RuleDistinct,
+		"replay-id":       scenario.RuleSameID,
+		"refused-replay":  scenario.RuleTruthful,
+		"unmarked-replay": scenario.RuleReplayed,
+		"missing-answer":  scenario.RuleAnswered,
+		"no-id":           scenario.RuleOrderID,
+		"code":            scenario.RuleSoldOut,
+		"lost":            system.RulePersisted,
+		"cancelled":       system.RuleKept,
+		"invisible":       system.RuleVisible,
+		"stock":           system.RuleStockLeft,
+		"audit":           system.RuleAudit,
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
 			out, rep, err := runBench(t, fault, "storm", "--shoppers", "100", "--total", "10", "--drain", "500ms")
-			require.ErrorIs(t, err, errBroken, out)
+			require.ErrorIs(t, err, report.ErrBroken, out)
 			require.Empty(t, rep.Figures, "a run that broke a rule shows no figure")
 			var rules []string
 			for _, b := range rep.Breaches {
@@ -97,10 +101,10 @@ func TestAcceptOfASoundShop(t *testing.T) {
 	t.Parallel()
 	out, rep, err := runBench(t, "none", "accept", "--shoppers", "500", "--warmup", "10")
 	require.NoError(t, err, out)
-	require.Positive(t, rep.value(figureAccepted))
-	require.Positive(t, rep.value("202 P99"))
-	require.Greater(t, rep.value("burst")+rep.value("drain"), persistDelay.Seconds())
-	require.Less(t, rep.value("persisted"), rep.value(figureAccepted))
+	require.Positive(t, rep.Value(scenario.FigureAccepted))
+	require.Positive(t, rep.Value("202 P99"))
+	require.Greater(t, rep.Value("burst")+rep.Value("drain"), persistDelay.Seconds())
+	require.Less(t, rep.Value("persisted"), rep.Value(scenario.FigureAccepted))
 }
 
 func TestAcceptRefusedByLimitsIsNoFigure(t *testing.T) {
@@ -116,19 +120,19 @@ func TestAcceptAsksAgainAfter503(t *testing.T) {
 	out, rep, err := runBench(t, "busy-once", "accept", "--shoppers", "50", "--warmup", "0")
 	require.NoError(t, err, out)
 	require.Contains(t, out, "asked again  3")
-	require.Equal(t, []count{
-		{kind: kind{Status: 202}, Count: 50},
-		{kind: kind{Status: 503, Code: "UNAVAILABLE"}, Count: 3},
+	require.Equal(t, []load.Count{
+		{Kind: load.Kind{Status: 202}, Count: 50},
+		{Kind: load.Kind{Status: 503, Code: "UNAVAILABLE"}, Count: 3},
 	}, rep.Answers)
-	require.Less(t, rep.value("burst"), 1.0, "the pause before asking again is no part of the burst")
+	require.Less(t, rep.Value("burst"), 1.0, "the pause before asking again is no part of the burst")
 }
 
 func TestAcceptGivesUpWhere503Stays(t *testing.T) {
 	t.Parallel()
 	_, rep, err := runBench(t, "busy", "accept", "--shoppers", "20", "--warmup", "0")
 	require.Error(t, err)
-	require.Equal(t, ruleAccepted, rep.Breaches[0].Rule)
-	require.Equal(t, int64(20*(1+askAgainRounds)), rep.Answers[0].Count)
+	require.Equal(t, scenario.RuleAccepted, rep.Breaches[0].Rule)
+	require.Equal(t, int64(20*(1+scenario.AskAgainRounds)), rep.Answers[0].Count)
 }
 
 func TestAcceptEndsByItsDuration(t *testing.T) {
@@ -143,13 +147,13 @@ func TestCompareBatchShowsBothAndTheRatio(t *testing.T) {
 	out, rep, err := runBench(t, "none", "compare-batch", "--shoppers", "200", "--warmup", "0")
 	require.NoError(t, err, out)
 	require.Len(t, rep.Runs, 2)
-	require.InDelta(t, rep.value("accepted, as configured")/rep.value("accepted, batch.max 1"), rep.value("ratio"), 1e-9)
+	require.InDelta(t, rep.Value("accepted, as configured")/rep.Value("accepted, batch.max 1"), rep.Value("ratio"), 1e-9)
 }
 
 func TestCompareBatchFailsWithEitherRun(t *testing.T) {
 	t.Parallel()
 	_, rep, err := runBench(t, "audit", "compare-batch", "--shoppers", "50", "--warmup", "0")
-	require.ErrorIs(t, err, errBroken)
+	require.ErrorIs(t, err, report.ErrBroken)
 	require.Len(t, rep.Runs, 1)
 	require.Empty(t, rep.Runs[0].Figures)
 }
@@ -173,7 +177,7 @@ func TestHello(t *testing.T) {
 func TestAnEndedContextStopsALoad(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := (&hello{requests: 1_000_000}).run(ctx, &options{connections: 4, timeout: time.Second}, &progress{})
+	_, err := (&scenario.Hello{Requests: 1_000_000}).Run(ctx, &system.Options{Connections: 4, Timeout: time.Second}, &load.Progress{})
 	require.ErrorIs(t, err, context.Canceled)
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"flashgate/bench/load"
+	"flashgate/bench/system"
 	"fmt"
 	"net"
 	"net/http"
@@ -111,7 +113,7 @@ func (s *fakeShop) purchase(c *fasthttp.RequestCtx, user string) {
 		refuse(c, http.StatusBadRequest, "INVALID_REQUEST")
 		return
 	}
-	if s.limit != raisedLimit {
+	if s.limit != system.RaisedLimit {
 		refuse(c, http.StatusTooManyRequests, "RATE_LIMITED")
 		return
 	}
@@ -219,21 +221,21 @@ func fakeFlashgate(args []string) error {
 		}
 		return ""
 	}
-	config, err := readDocument(value("--config"))
+	config, err := system.ReadDocument(value("--config"))
 	if err != nil {
 		return err
 	}
 	ask := func(path string) error {
-		c := newConn(config.get(keyOperators), time.Second)
-		defer c.close()
-		if err := c.do(appendGet(nil, c.addr, path, "")); err != nil {
+		c := load.NewConn(config.Get(system.KeyOperators), time.Second)
+		defer c.Close()
+		if err := c.Do(load.AppendGet(nil, c.Addr, path, "")); err != nil {
 			return err
 		}
-		if _, err := os.Stdout.Write(c.resp.Body()); err != nil {
+		if _, err := os.Stdout.Write(c.Resp.Body()); err != nil {
 			return err
 		}
-		if c.resp.StatusCode() != http.StatusOK {
-			return fmt.Errorf("%s: %d", path, c.resp.StatusCode())
+		if c.Resp.StatusCode() != http.StatusOK {
+			return fmt.Errorf("%s: %d", path, c.Resp.StatusCode())
 		}
 		return nil
 	}
@@ -257,11 +259,11 @@ func fakeFlashgate(args []string) error {
 		_, err = os.Stdout.Write(out.Bytes())
 		return err
 	}
-	limits, err := readDocument(config.get(keyLimits))
+	limits, err := system.ReadDocument(config.Get(system.KeyLimits))
 	if err != nil {
 		return err
 	}
-	shop := &fakeShop{fault: config.get([]string{"fault"}), limit: limits.get([]string{"address", "rate"})}
+	shop := &fakeShop{fault: config.Get([]string{"fault"}), limit: limits.Get([]string{"address", "rate"})}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	shoppers := &fasthttp.Server{Handler: shop.serve}

@@ -1,8 +1,10 @@
-package main
+package system
 
 import (
 	"context"
 	"errors"
+	"flashgate/bench/load"
+	"flashgate/internal/rig"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"flashgate/internal/rig"
 )
 
 const (
@@ -21,8 +21,8 @@ const (
 	probeTimeoutSeconds = 5  // for one look at /readyz
 )
 
-// daemon is a process that the run started and stops.
-type daemon struct {
+// Daemon is a process that the run started and stops.
+type Daemon struct {
 	name      string
 	listen    string // shoppers, host:port
 	operators string
@@ -32,8 +32,8 @@ type daemon struct {
 	err       error         // how it ended; read after ended
 }
 
-func startDaemon(command string, args []string, config, dir, name string, listen, operators string) (*daemon, error) {
-	d := &daemon{name: name, listen: listen, operators: operators, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
+func startDaemon(command string, args []string, config, dir, name string, listen, operators string) (*Daemon, error) {
+	d := &Daemon{name: name, listen: listen, operators: operators, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(d.log)
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func startDaemon(command string, args []string, config, dir, name string, listen
 }
 
 // ready waits for the daemon's /readyz.
-func (d *daemon) ready(ctx context.Context) error {
+func (d *Daemon) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeoutSeconds*time.Second)
 	defer cancel()
 	gone := false
@@ -67,13 +67,13 @@ func (d *daemon) ready(ctx context.Context) error {
 			return nil
 		default:
 		}
-		c := newConn(d.operators, probeTimeoutSeconds*time.Second)
-		defer c.close()
-		if err := c.do(appendGet(nil, d.operators, "/readyz", "")); err != nil {
+		c := load.NewConn(d.operators, probeTimeoutSeconds*time.Second)
+		defer c.Close()
+		if err := c.Do(load.AppendGet(nil, d.operators, "/readyz", "")); err != nil {
 			return fmt.Errorf("%s is not ready: %w", d.name, err)
 		}
-		if c.resp.StatusCode() != http.StatusOK {
-			return fmt.Errorf("%s is not ready: /readyz says %d %.300s", d.name, c.resp.StatusCode(), c.resp.Body())
+		if c.Resp.StatusCode() != http.StatusOK {
+			return fmt.Errorf("%s is not ready: /readyz says %d %.300s", d.name, c.Resp.StatusCode(), c.Resp.Body())
 		}
 		return nil
 	})
@@ -87,20 +87,20 @@ func (d *daemon) ready(ctx context.Context) error {
 }
 
 // ending is how a daemon ended that should not have; ending well is no better.
-func (d *daemon) ending() error {
+func (d *Daemon) ending() error {
 	if d.err == nil {
 		return errors.New("exit status 0")
 	}
 	return d.err
 }
 
-func (d *daemon) tail() string {
+func (d *Daemon) tail() string {
 	text, _ := os.ReadFile(d.log) // no log, no tail
 	return tail(text)
 }
 
 // stop ends the daemon and says if it did not end well.
-func (d *daemon) stop() error {
+func (d *Daemon) stop() error {
 	select {
 	case <-d.ended:
 		return fmt.Errorf("%s ended during the run: %w\n%s", d.name, d.ending(), d.tail())
@@ -124,14 +124,14 @@ func (d *daemon) stop() error {
 
 // The ways to come by a running system.
 const (
-	startNone     = "none"     // it runs already
-	startDaemons  = "daemons"  // gateways, workers and a reconciler, on the engines of the config
-	startEmbedded = "embedded" // one process, engines included
+	StartNone     = "none"     // it runs already
+	StartDaemons  = "daemons"  // gateways, workers and a reconciler, on the engines of the config
+	StartEmbedded = "embedded" // one process, engines included
 )
 
 // withSystem gives use a system to measure, as the options say, and stops
 // afterwards what it started. batchMax overrides the config's, unless "".
-func withSystem(ctx context.Context, o *options, p *progress, batchMax string, use func(*system) error) (err error) {
+func With(ctx context.Context, o *Options, p *load.Progress, batchMax string, use func(*System) error) (err error) {
 	dir, err := os.MkdirTemp("", "flashgate-bench-")
 	if err != nil {
 		return err
@@ -141,21 +141,21 @@ func withSystem(ctx context.Context, o *options, p *progress, batchMax string, u
 			_ = os.RemoveAll(dir)
 			return
 		}
-		p.step("logs and configs of the failed run are in %s", dir)
+		p.Step("logs and configs of the failed run are in %s", dir)
 	}()
-	sys := &system{command: o.flashgate, config: o.configFile(), dir: dir, timeout: o.timeout, progress: p}
-	if o.start == startNone {
-		for _, raw := range o.gateways {
+	sys := &System{command: o.Flashgate, Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p}
+	if o.Start == StartNone {
+		for _, raw := range o.Gateways {
 			addr, err := gatewayAddr(raw)
 			if err != nil {
 				return err
 			}
-			sys.gateways = append(sys.gateways, addr)
+			sys.Gateways = append(sys.Gateways, addr)
 		}
 		return use(sys)
 	}
 	defer func() {
-		p.step("stopping %d processes", len(sys.daemons))
+		p.Step("stopping %d processes", len(sys.daemons))
 		// Gateways first: what they still accept, the others still carry.
 		for _, d := range sys.daemons {
 			err = errors.Join(err, d.stop())
@@ -169,45 +169,45 @@ func withSystem(ctx context.Context, o *options, p *progress, batchMax string, u
 
 // start starts the processes of a system; those that run are in s.daemons even if it
 // fails.
-func (s *system) start(ctx context.Context, o *options, batchMax string) error {
+func (s *System) start(ctx context.Context, o *Options, batchMax string) error {
 	roles := o.roles()
 	addrs, err := rig.FreeAddresses(2 * len(roles))
 	if err != nil {
 		return err
 	}
-	changes := setup{
+	changes := Setup{
 		listen:      addrs[0],
 		operators:   addrs[1],
-		raiseLimits: o.limits == limitsRaised,
+		raiseLimits: o.Limits == LimitsRaised,
 		batchMax:    batchMax,
 	}
-	if o.start == startEmbedded {
+	if o.Start == StartEmbedded {
 		// Its audit is made by the process, with the watermark of the process.
-		changes.dataDir, changes.watermark = filepath.Join(s.dir, "data"), auditWatermark.String()
+		changes.dataDir, changes.Watermark = filepath.Join(s.Dir, "data"), auditWatermark.String()
 	}
-	s.config, err = writeConfig(s.config, s.dir, "flashgate.yaml", changes)
+	s.Config, err = WriteConfig(s.Config, s.Dir, "flashgate.yaml", changes)
 	if err != nil {
 		return err
 	}
-	if o.start == startDaemons {
-		s.progress.step("flashgate migrate")
+	if o.Start == StartDaemons {
+		s.Progress.Step("flashgate migrate")
 		if _, err := s.run(ctx, "migrate"); err != nil {
 			return err
 		}
 	}
-	s.progress.step("starting %s", strings.Join(roles, ", "))
+	s.Progress.Step("starting %s", strings.Join(roles, ", "))
 	for n, role := range roles {
 		var args []string
-		if o.start == startDaemons {
+		if o.Start == StartDaemons {
 			args = []string{strings.TrimRight(role, "-0123456789")}
 		}
-		d, err := startDaemon(s.command, args, s.config, s.dir, role, addrs[2*n], addrs[2*n+1])
+		d, err := startDaemon(s.command, args, s.Config, s.Dir, role, addrs[2*n], addrs[2*n+1])
 		if err != nil {
 			return err
 		}
 		s.daemons = append(s.daemons, d)
-		if o.start == startEmbedded || args[0] == "gateway" {
-			s.gateways = append(s.gateways, d.listen)
+		if o.Start == StartEmbedded || args[0] == "gateway" {
+			s.Gateways = append(s.Gateways, d.listen)
 		}
 	}
 	for _, d := range s.daemons {
@@ -218,8 +218,20 @@ func (s *system) start(ctx context.Context, o *options, batchMax string) error {
 	return nil
 }
 
+// SignalWorkers sends a signal to every worker that the run started.
+func (s *System) SignalWorkers(sig syscall.Signal) error {
+	for _, d := range s.daemons {
+		if strings.HasPrefix(d.name, "worker") {
+			if err := d.cmd.Process.Signal(sig); err != nil {
+				return fmt.Errorf("%s: %w", d.name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // buildFlashgate builds the program of this module into dir.
-func buildFlashgate(ctx context.Context, dir string) (string, error) {
+func Build(ctx context.Context, dir string) (string, error) {
 	command := filepath.Join(dir, "flashgate")
 	out, err := exec.CommandContext(ctx, "go", "build", "-o", command, "flashgate").CombinedOutput()
 	if err != nil {

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"fmt"
@@ -15,9 +15,9 @@ const (
 	lineColumns    = 110  // a longer line would wrap, and then not be overwritten
 )
 
-// progress says on stderr, while a run lasts, what it is doing. Its zero value is
+// Progress says on stderr, while a run lasts, what it is doing. Its zero value is
 // silent.
-type progress struct {
+type Progress struct {
 	w        io.Writer
 	terminal bool
 
@@ -26,13 +26,14 @@ type progress struct {
 	written time.Time // of the last line
 }
 
-func newProgress(f *os.File) *progress {
+// NewProgress writes to f: a line that is overwritten on a terminal, else one now and then.
+func NewProgress(f *os.File) *Progress {
 	info, err := f.Stat()
-	return &progress{w: f, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
+	return &Progress{w: f, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
 
-// step says that something new begins.
-func (p *progress) step(format string, args ...any) {
+// Step says that something new begins.
+func (p *Progress) Step(format string, args ...any) {
 	if p.w == nil {
 		return
 	}
@@ -42,8 +43,8 @@ func (p *progress) step(format string, args ...any) {
 	_, _ = fmt.Fprintf(p.w, "bench: "+format+"\n", args...)
 }
 
-// update shows how far the present step is, if it is time to.
-func (p *progress) update(format string, args ...any) {
+// Update shows how far the present step is, if it is time to.
+func (p *Progress) Update(format string, args ...any) {
 	if p.w == nil {
 		return
 	}
@@ -65,7 +66,7 @@ func (p *progress) update(format string, args ...any) {
 	_, _ = fmt.Fprintf(p.w, "  %s\n", line)
 }
 
-func (p *progress) interval() time.Duration {
+func (p *Progress) interval() time.Duration {
 	if p.terminal {
 		return terminalMillis * time.Millisecond
 	}
@@ -73,7 +74,7 @@ func (p *progress) interval() time.Duration {
 }
 
 // clear removes the line under way; p.mu is held.
-func (p *progress) clear() {
+func (p *Progress) clear() {
 	if p.open {
 		_, _ = io.WriteString(p.w, "\r\x1b[K")
 		p.open = false
@@ -81,7 +82,7 @@ func (p *progress) clear() {
 }
 
 // follow shows the counts of a load until the returned function is called.
-func (p *progress) follow(ks *kinds, requests int) (finish func()) {
+func (p *Progress) follow(ks *Kinds, requests int) (finish func()) {
 	if p.w == nil {
 		return func() {}
 	}
@@ -102,7 +103,7 @@ func (p *progress) follow(ks *kinds, requests int) (finish func()) {
 				total := ks.total()
 				rate := float64(total-last) / now.Sub(at).Seconds()
 				last, at = total, now
-				p.update("%d of %d requests, %.0f/s: %s", total, requests, rate, codesLine(ks.list()))
+				p.Update("%d of %d requests, %.0f/s: %s", total, requests, rate, codesLine(ks.List()))
 			}
 		}
 	}()
@@ -115,13 +116,13 @@ func (p *progress) follow(ks *kinds, requests int) (finish func()) {
 	}
 }
 
-func codesLine(counts []count) string {
+func codesLine(counts []Count) string {
 	var b strings.Builder
 	for i, c := range counts {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		fmt.Fprintf(&b, "%d %s", c.Count, c.kind)
+		fmt.Fprintf(&b, "%d %s", c.Count, c.Kind)
 	}
 	return b.String()
 }

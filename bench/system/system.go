@@ -1,22 +1,20 @@
-package main
+package system
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"flashgate/bench/load"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 )
 
@@ -32,16 +30,16 @@ const (
 	saleDuration = 24 * time.Hour
 )
 
-// system is what is measured, as it is seen from outside: the shoppers' API, and
+// System is what is measured, as it is seen from outside: the shoppers' API, and
 // the commands of the program.
-type system struct {
-	gateways []string  // host:port of the shoppers' listeners
-	daemons  []*daemon // that the run started
+type System struct {
+	Gateways []string  // host:port of the shoppers' listeners
+	daemons  []*Daemon // that the run started
 	command  string    // the flashgate binary
-	config   string    // its --config
-	dir      string    // for what the run has to write
-	timeout  time.Duration
-	progress *progress
+	Config   string    // its --config
+	Dir      string    // for what the run has to write
+	Timeout  time.Duration
+	Progress *load.Progress
 }
 
 // gatewayAddr makes host:port of a gateway's URL.
@@ -56,36 +54,36 @@ func gatewayAddr(raw string) (string, error) {
 	return u.Host, nil
 }
 
-// usage is what a command took of the machine.
-type usage struct {
-	took      time.Duration
-	cpu       time.Duration // of all processors
-	peakBytes int64         // resident
+// Usage is what a command took of the machine.
+type Usage struct {
+	Took      time.Duration
+	Cpu       time.Duration // of all processors
+	PeakBytes int64         // resident
 }
 
 // run runs a flashgate command and returns what it printed. err quotes stderr and
 // wraps the *exec.ExitError.
-func (s *system) run(ctx context.Context, args ...string) ([]byte, error) {
-	out, _, err := s.measured(ctx, args...)
+func (s *System) run(ctx context.Context, args ...string) ([]byte, error) {
+	out, _, err := s.Measured(ctx, args...)
 	return out, err
 }
 
-// measured is run, and says what the command took.
-func (s *system) measured(ctx context.Context, args ...string) ([]byte, usage, error) {
+// Measured is run, and says what the command took.
+func (s *System) Measured(ctx context.Context, args ...string) ([]byte, Usage, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeoutSeconds*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, s.command, append(args, "--config", s.config)...)
+	cmd := exec.CommandContext(ctx, s.command, append(args, "--config", s.Config)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopTimeoutSeconds * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()
 	err := cmd.Run()
-	used := usage{took: time.Since(began)}
+	used := Usage{Took: time.Since(began)}
 	if state := cmd.ProcessState; state != nil {
-		used.cpu = state.UserTime() + state.SystemTime()
+		used.Cpu = state.UserTime() + state.SystemTime()
 		if of, ok := state.SysUsage().(*syscall.Rusage); ok {
-			used.peakBytes = of.Maxrss * rusageUnitBytes
+			used.PeakBytes = of.Maxrss * rusageUnitBytes
 		}
 	}
 	if err != nil {
@@ -97,14 +95,14 @@ func (s *system) measured(ctx context.Context, args ...string) ([]byte, usage, e
 	return stdout.Bytes(), used, nil
 }
 
-// newSaleID is a sale's id that no other run has.
-func newSaleID(scenario string) string {
+// NewSaleID is a sale's id that no other run has.
+func NewSaleID(scenario string) string {
 	return fmt.Sprintf("bench-%s-%s-%s", scenario, time.Now().UTC().Format("20060102-150405"), uuid.NewString()[:8])
 }
 
 // openSale makes a sale of total units, one to a user, and waits until every
 // gateway sells it.
-func (s *system) openSale(ctx context.Context, id string, total int) error {
+func (s *System) openSale(ctx context.Context, id string, total int) error {
 	_, err := s.run(ctx, "sale", "create", "--id", id, "--title", "Load test "+id,
 		"--total", strconv.Itoa(total), "--price-cents", "9900", "--currency", "CNY",
 		"--per-user-limit", "1", "--starts-at", "now",
@@ -119,10 +117,10 @@ func (s *system) openSale(ctx context.Context, id string, total int) error {
 }
 
 // awaitSale waits until every gateway shows the sale in this state.
-func (s *system) awaitSale(ctx context.Context, id, status string, stockLeft int64, timeout time.Duration) error {
+func (s *System) awaitSale(ctx context.Context, id, status string, stockLeft int64, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	for _, addr := range s.gateways {
+	for _, addr := range s.Gateways {
 		err := await(ctx, func() error {
 			var page struct {
 				Status    string `json:"status"`
@@ -145,16 +143,16 @@ func (s *system) awaitSale(ctx context.Context, id, status string, stockLeft int
 }
 
 // get reads one JSON resource; an answer other than 200 is an error.
-func (s *system) get(addr, path, token string, into any) error {
-	c := newConn(addr, s.timeout)
-	defer c.close()
-	if err := c.do(appendGet(nil, addr, path, token)); err != nil {
+func (s *System) get(addr, path, token string, into any) error {
+	c := load.NewConn(addr, s.Timeout)
+	defer c.Close()
+	if err := c.Do(load.AppendGet(nil, addr, path, token)); err != nil {
 		return err
 	}
-	if c.resp.StatusCode() != http.StatusOK {
-		return fmt.Errorf("GET %s from %s: %d %.300s", path, addr, c.resp.StatusCode(), c.resp.Body())
+	if c.Resp.StatusCode() != http.StatusOK {
+		return fmt.Errorf("GET %s from %s: %d %.300s", path, addr, c.Resp.StatusCode(), c.Resp.Body())
 	}
-	if err := json.Unmarshal(c.resp.Body(), into); err != nil {
+	if err := json.Unmarshal(c.Resp.Body(), into); err != nil {
 		return fmt.Errorf("GET %s from %s: %w", path, addr, err)
 	}
 	return nil
@@ -180,76 +178,6 @@ func await(ctx context.Context, condition func() error) error {
 	}
 }
 
-// newShoppers makes n shoppers with tokens, and sees that every gateway takes them.
-func (s *system) newShoppers(ctx context.Context, n int, saleID string) ([]shopper, error) {
-	shoppers := make([]shopper, n)
-	for i := range shoppers {
-		shoppers[i] = shopper{user: uuid.NewString(), key: uuid.NewString()}
-	}
-	var err error
-	if secret := os.Getenv("FLASHGATE_JWT_SECRET"); secret != "" {
-		err = sign(shoppers, []byte(secret))
-	} else {
-		err = s.issue(ctx, shoppers)
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, addr := range s.gateways {
-		var page struct{}
-		if err := s.get(addr, "/v1/orders?sale_id="+saleID, shoppers[0].token, &page); err != nil {
-			return nil, fmt.Errorf("a gateway does not take the tokens of this run (is FLASHGATE_JWT_SECRET its secret?): %w", err)
-		}
-	}
-	return shoppers, nil
-}
-
-// sign makes the shoppers' tokens here, which is quicker than a process is started.
-func sign(shoppers []shopper, secret []byte) error {
-	now := time.Now()
-	for i := range shoppers {
-		claims := jwt.RegisteredClaims{
-			Subject:   shoppers[i].user,
-			IssuedAt:  jwt.NewNumericDate(now),
-			ExpiresAt: jwt.NewNumericDate(now.Add(tokenTTL)),
-		}
-		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(secret)
-		if err != nil {
-			return err
-		}
-		shoppers[i].token = token
-	}
-	return nil
-}
-
-// issue has the program make the tokens, in one call.
-func (s *system) issue(ctx context.Context, shoppers []shopper) error {
-	var users strings.Builder
-	for i := range shoppers {
-		users.WriteString(shoppers[i].user + "\n")
-	}
-	file := filepath.Join(s.dir, "users.txt")
-	if err := os.WriteFile(file, []byte(users.String()), 0o600); err != nil {
-		return err
-	}
-	out, err := s.run(ctx, "token", "--users", file, "--ttl", tokenTTL.String())
-	if err != nil {
-		return err
-	}
-	tokens := make(map[string]string, len(shoppers))
-	for line := range strings.Lines(string(out)) {
-		user, token, _ := strings.Cut(strings.TrimSpace(line), " ")
-		tokens[user] = token
-	}
-	for i := range shoppers {
-		shoppers[i].token = tokens[shoppers[i].user]
-		if shoppers[i].token == "" {
-			return fmt.Errorf("flashgate token --users: no token for user %s in its %d lines", shoppers[i].user, len(tokens))
-		}
-	}
-	return nil
-}
-
 // auditWatermark is the age from which an audit compares an order across the stores.
 // Ordinarily younger ones are in flight; here, all have arrived. It is the least that
 // a config may say.
@@ -257,13 +185,13 @@ const auditWatermark = time.Second
 
 // audit has the program check its invariants on what is stored. ok is false for a
 // breach; findings are its JSON either way.
-func (s *system) audit(ctx context.Context, saleID string) (findings json.RawMessage, ok bool, err error) {
-	config, err := writeConfig(s.config, s.dir, "audit.yaml", setup{watermark: auditWatermark.String()})
+func (s *System) audit(ctx context.Context, saleID string) (findings json.RawMessage, ok bool, err error) {
+	config, err := WriteConfig(s.Config, s.Dir, "audit.yaml", Setup{Watermark: auditWatermark.String()})
 	if err != nil {
 		return nil, false, err
 	}
 	auditor := *s
-	auditor.config = config
+	auditor.Config = config
 	out, err := auditor.run(ctx, "audit", "--sale", saleID, "--json")
 	if !json.Valid(out) {
 		out = nil

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"bufio"
@@ -15,25 +15,26 @@ const (
 	maxAnswerBytes     = 1 << 20 // a longer one is a fault, not an answer
 )
 
-// conn is one keep-alive connection with one request on its way at a time. It never
+// Conn is one keep-alive connection with one request on its way at a time. It never
 // sends anything twice by itself: a request that got no answer is one without an
 // answer, which is just what a load driver has to see. So it is fasthttp's codec on
 // a connection of its own and not fasthttp.HostClient, which retries.
-type conn struct {
-	addr    string
+type Conn struct {
+	Addr    string
 	timeout time.Duration
 
 	net  net.Conn // nil: not connected
 	in   *bufio.Reader
-	resp fasthttp.Response
+	Resp fasthttp.Response
 }
 
-func newConn(addr string, timeout time.Duration) *conn {
-	return &conn{addr: addr, timeout: timeout, in: bufio.NewReaderSize(nil, readBufferBytes)}
+// NewConn makes a connection to host:port; it dials with its first request.
+func NewConn(addr string, timeout time.Duration) *Conn {
+	return &Conn{Addr: addr, timeout: timeout, in: bufio.NewReaderSize(nil, readBufferBytes)}
 }
 
-func (c *conn) dial() error {
-	n, err := net.DialTimeout("tcp", c.addr, dialTimeoutSeconds*time.Second)
+func (c *Conn) dial() error {
+	n, err := net.DialTimeout("tcp", c.Addr, dialTimeoutSeconds*time.Second)
 	if err != nil {
 		return err
 	}
@@ -42,36 +43,37 @@ func (c *conn) dial() error {
 	return nil
 }
 
-func (c *conn) close() {
+// Close closes it. Idempotent.
+func (c *Conn) Close() {
 	if c.net != nil {
 		_ = c.net.Close()
 		c.net = nil
 	}
 }
 
-// do sends one request as it stands, header and body, and reads its answer into
+// Do sends one request as it stands, header and body, and reads its answer into
 // c.resp, which the next call overwrites. After an error the next call dials anew.
-func (c *conn) do(request []byte) error {
+func (c *Conn) Do(request []byte) error {
 	if c.net == nil {
 		if err := c.dial(); err != nil {
 			return err
 		}
 	}
 	err := c.exchange(request)
-	if err != nil || c.resp.ConnectionClose() {
-		c.close()
+	if err != nil || c.Resp.ConnectionClose() {
+		c.Close()
 	}
 	return err
 }
 
-func (c *conn) exchange(request []byte) error {
+func (c *Conn) exchange(request []byte) error {
 	if err := c.net.SetDeadline(time.Now().Add(c.timeout)); err != nil {
 		return err
 	}
 	if _, err := c.net.Write(request); err != nil {
 		return err
 	}
-	if err := c.resp.ReadLimitBody(c.in, maxAnswerBytes); err != nil {
+	if err := c.Resp.ReadLimitBody(c.in, maxAnswerBytes); err != nil {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
 	return nil

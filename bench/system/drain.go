@@ -1,9 +1,11 @@
-package main
+package system
 
 import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"flashgate/bench/load"
+	"flashgate/bench/report"
 	"fmt"
 	"net/http"
 	"slices"
@@ -15,41 +17,41 @@ const (
 	// they are in the ledger. They lie in the last batches of every queue. The rest
 	// is asked for once, when these have arrived: watching all would load the
 	// machine whose drain is timed.
-	newestWatched = 256
+	NewestWatched = 256
 
 	restPauseMillis = 200 // before those that were still missing are asked for again
 
 	// lookUpConnections is far below what a gateway bounds its reads of the ledger
 	// at, so that a look is not refused.
-	lookUpConnections = 64
+	LookUpConnections = 64
 )
 
 // The rules that orders are held to once they were promised.
 const (
-	rulePersisted = "every order that was promised reaches the ledger [2]"
-	ruleKept      = "no promise is cancelled in a run without faults [2]"
-	ruleVisible   = "a promised order is shown to its owner [9]"
+	RulePersisted = "every order that was promised reaches the ledger [2]"
+	RuleKept      = "no promise is cancelled in a run without faults [2]"
+	RuleVisible   = "a promised order is shown to its owner [9]"
 )
 
-// placed is an order that was promised to a shopper.
-type placed struct {
-	order int64
-	owner *shopper
+// Placed is an order that was promised to a shopper.
+type Placed struct {
+	Order int64
+	Owner *load.Shopper
 }
 
 // newestFirst sorts by id, which is by time.
-func newestFirst(orders []placed) {
-	slices.SortFunc(orders, func(a, b placed) int { return cmp.Compare(b.order, a.order) })
+func newestFirst(orders []Placed) {
+	slices.SortFunc(orders, func(a, b Placed) int { return cmp.Compare(b.Order, a.Order) })
 }
 
-// drain waits until every order is in the ledger, as the orders API shows it, and
+// Drain waits until every order is in the ledger, as the orders API shows it, and
 // returns when the last one was seen there. Orders that don't arrive before the
 // deadline, or in a state they should not be in, are breaches. orders is newest
 // first.
-func (s *system) drain(ctx context.Context, saleID string, orders []placed, deadline time.Duration) (at time.Time, bs breaches, err error) {
-	s.progress.step("waiting until %d orders are in the ledger", len(orders))
+func (s *System) Drain(ctx context.Context, saleID string, orders []Placed, deadline time.Duration) (at time.Time, bs report.Breaches, err error) {
+	s.Progress.Step("waiting until %d orders are in the ledger", len(orders))
 	limit := time.Now().Add(deadline)
-	at, err = s.drainNewest(ctx, saleID, orders[:min(len(orders), newestWatched)], limit)
+	at, err = s.drainNewest(ctx, saleID, orders[:min(len(orders), NewestWatched)], limit)
 	if err != nil {
 		return at, nil, err
 	}
@@ -62,17 +64,17 @@ func (s *system) drain(ctx context.Context, saleID string, orders []placed, dead
 		if again {
 			at = time.Now()
 		}
-		var missing []placed
+		var missing []Placed
 		late := time.Now().After(limit)
-		for i := range rec.answers {
-			a, o := &rec.answers[i], left[i]
-			if !known(rec.kinds.at(a.kind)) {
+		for i := range rec.Answers {
+			a, o := &rec.Answers[i], left[i]
+			if !known(rec.Kinds.At(a.Kind)) {
 				missing = append(missing, o)
 				if !late {
 					continue
 				}
 			}
-			checkPlaced(&bs, o, a, rec.kinds)
+			checkPlaced(&bs, o, a, rec.Kinds)
 		}
 		if late || len(missing) == 0 {
 			return at, bs, nil
@@ -88,23 +90,23 @@ func (s *system) drain(ctx context.Context, saleID string, orders []placed, dead
 
 // drainNewest waits, one order after the other, until none of them is PROCESSING or
 // the time is up; which it was, the look at all orders will show.
-func (s *system) drainNewest(ctx context.Context, saleID string, newest []placed, limit time.Time) (time.Time, error) {
-	c, r := newConn(s.gateways[0], s.timeout), &reader{kinds: newKinds()}
-	defer c.close()
+func (s *System) drainNewest(ctx context.Context, saleID string, newest []Placed, limit time.Time) (time.Time, error) {
+	c, r := load.NewConn(s.Gateways[0], s.Timeout), &load.Reader{Kinds: load.NewKinds()}
+	defer c.Close()
 	ticker := time.NewTicker(pollMillis * time.Millisecond)
 	defer ticker.Stop()
 	for i := 0; i < len(newest) && time.Now().Before(limit); {
 		if err := ctx.Err(); err != nil {
 			return time.Now(), err
 		}
-		if err := c.do(appendLookUp(nil, c.addr, saleID, newest[i])); err == nil {
+		if err := c.Do(appendLookUp(nil, c.Addr, saleID, newest[i])); err == nil {
 			// An answer that can't be read is no PROCESSING either; checkPlaced judges it.
-			if a, _ := readOrder(r, &c.resp); known(r.kinds.at(a.kind)) {
+			if a, _ := load.ReadOrder(r, &c.Resp); known(r.Kinds.At(a.Kind)) {
 				i++
 				continue
 			}
 		}
-		s.progress.update("%d of the newest %d orders are in the ledger", i, len(newest))
+		s.Progress.Update("%d of the newest %d orders are in the ledger", i, len(newest))
 		select {
 		case <-ctx.Done():
 		case <-ticker.C:
@@ -114,31 +116,31 @@ func (s *system) drainNewest(ctx context.Context, saleID string, newest []placed
 }
 
 // lookUp asks for every order once, as its owner.
-func (s *system) lookUp(ctx context.Context, saleID string, orders []placed) (*recording, error) {
-	l := &load{
-		addrs:       s.gateways,
-		connections: lookUpConnections,
-		requests:    len(orders),
-		timeout:     s.timeout,
-		build: func(buf []byte, addr string, i int) []byte {
+func (s *System) lookUp(ctx context.Context, saleID string, orders []Placed) (*load.Recording, error) {
+	l := &load.Load{
+		Addrs:       s.Gateways,
+		Connections: LookUpConnections,
+		Requests:    len(orders),
+		Timeout:     s.Timeout,
+		Build: func(buf []byte, addr string, i int) []byte {
 			return appendLookUp(buf, addr, saleID, orders[i])
 		},
-		read: readOrder,
+		Read: load.ReadOrder,
 	}
-	rec, err := l.run(ctx, s.progress)
-	if err == nil && rec.stopped {
+	rec, err := l.Run(ctx, s.Progress)
+	if err == nil && rec.Stopped {
 		err = ctx.Err()
 	}
 	return rec, err
 }
 
-func appendLookUp(buf []byte, addr, saleID string, o placed) []byte {
-	return appendGet(buf, addr, fmt.Sprintf("/v1/orders/%d?sale_id=%s", o.order, saleID), o.owner.token)
+func appendLookUp(buf []byte, addr, saleID string, o Placed) []byte {
+	return load.AppendGet(buf, addr, fmt.Sprintf("/v1/orders/%d?sale_id=%s", o.Order, saleID), o.Owner.Token)
 }
 
 // known tells whether a look at an order found out what became of it. One that was
 // put off or not answered is repeated, as a shopper would.
-func known(k kind) bool {
+func known(k load.Kind) bool {
 	switch k.Status {
 	case 0, http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return false
@@ -148,33 +150,33 @@ func known(k kind) bool {
 }
 
 // checkPlaced holds what is shown of a promised order to the promise.
-func checkPlaced(bs *breaches, o placed, a *answer, ks *kinds) {
-	k := ks.at(a.kind)
+func checkPlaced(bs *report.Breaches, o Placed, a *load.Answer, ks *load.Kinds) {
+	k := ks.At(a.Kind)
 	switch {
 	case k.Code == "PROCESSING":
-		bs.add(rulePersisted, "order %d of user %s: still PROCESSING when the time was up", o.order, o.owner.user)
-	case k.Status != http.StatusOK || a.order != o.order:
-		bs.add(ruleVisible, "order %d of user %s: %s", o.order, o.owner.user, k)
+		bs.Add(RulePersisted, "order %d of user %s: still PROCESSING when the time was up", o.Order, o.Owner.User)
+	case k.Status != http.StatusOK || a.Order != o.Order:
+		bs.Add(RuleVisible, "order %d of user %s: %s", o.Order, o.Owner.User, k)
 	case k.Code != "PENDING_PAYMENT":
-		bs.add(ruleKept, "order %d of user %s: %s", o.order, o.owner.user, k.Code)
+		bs.Add(RuleKept, "order %d of user %s: %s", o.Order, o.Owner.User, k.Code)
 	}
 }
 
 // The rules that stocks are held to when a run is over.
 const (
-	ruleStockLeft = "stock_left is the total less the orders [4]"
+	RuleStockLeft = "stock_left is the total less the orders [4]"
 	ruleLedger    = "the ledger holds exactly the orders that were promised [1, 2, 4]"
-	ruleAudit     = "flashgate audit finds no breach"
+	RuleAudit     = "flashgate audit finds no breach"
 )
 
 // auditMargin is for clocks: an order's time is its gateway's.
 const auditMargin = 200 * time.Millisecond
 
-// settled is what stands after a run.
-type settled struct {
-	drained  time.Time
-	audit    json.RawMessage
-	compared int64 // orders that the audit held against each other in both stores
+// Settled is what stands after a run.
+type Settled struct {
+	Drained  time.Time
+	Audit    json.RawMessage
+	Compared int64 // orders that the audit held against each other in both stores
 }
 
 // compared is the number of orders that an audit compared: those younger than the
@@ -195,16 +197,16 @@ func compared(findings json.RawMessage) (n int64) {
 	return n
 }
 
-// settle waits until all orders of a sale are in the ledger and checks the stores
+// Settle waits until all orders of a sale are in the ledger and checks the stores
 // from outside: every order by its owner, stock_left, MySQL's own rows if they are
 // to be counted, and the audit.
-func (s *system) settle(ctx context.Context, o *options, saleID string, orders []placed, total int) (settled, breaches, error) {
+func (s *System) Settle(ctx context.Context, o *Options, saleID string, orders []Placed, total int) (Settled, report.Breaches, error) {
 	newestFirst(orders)
-	at, bs, err := s.drain(ctx, saleID, orders, o.drain)
+	at, bs, err := s.Drain(ctx, saleID, orders, o.Drain)
 	if err != nil {
-		return settled{}, bs, fmt.Errorf("waiting for the orders: %w", err)
+		return Settled{}, bs, fmt.Errorf("waiting for the orders: %w", err)
 	}
-	out := settled{drained: at}
+	out := Settled{Drained: at}
 	left, status := int64(total-len(orders)), "OPEN"
 	if left <= 0 {
 		left, status = 0, "SOLD_OUT"
@@ -213,9 +215,9 @@ func (s *system) settle(ctx context.Context, o *options, saleID string, orders [
 		if ctx.Err() != nil {
 			return out, bs, err
 		}
-		bs.add(ruleStockLeft, "%v", err)
+		bs.Add(RuleStockLeft, "%v", err)
 	}
-	if o.mysql {
+	if o.MySQL {
 		if err := checkMySQL(ctx, &bs, saleID, len(orders), total); err != nil {
 			return out, bs, err
 		}
@@ -225,15 +227,15 @@ func (s *system) settle(ctx context.Context, o *options, saleID string, orders [
 		return out, bs, ctx.Err()
 	case <-time.After(time.Until(at.Add(auditWatermark + auditMargin))):
 	}
-	s.progress.step("flashgate audit --sale %s", saleID)
+	s.Progress.Step("flashgate audit --sale %s", saleID)
 	findings, ok, err := s.audit(ctx, saleID)
 	if err != nil {
 		return out, bs, err
 	}
-	out.audit = findings
-	out.compared = compared(findings)
+	out.Audit = findings
+	out.Compared = compared(findings)
 	if !ok {
-		bs.add(ruleAudit, "%.2000s", findings) // the JSON report has all of it
+		bs.Add(RuleAudit, "%.2000s", findings) // the JSON report has all of it
 	}
 	return out, bs, nil
 }

@@ -1,8 +1,9 @@
-package main
+package report
 
 import (
 	"encoding/json"
 	"errors"
+	"flashgate/bench/load"
 	"fmt"
 	"io"
 	"os"
@@ -15,23 +16,23 @@ import (
 )
 
 // errBroken ends a run whose checks failed; the report says which.
-var errBroken = errors.New("the run broke a rule: see BROKEN in its report")
+var ErrBroken = errors.New("the run broke a rule: see BROKEN in its report")
 
-// report is what a run has shown. A run that broke a rule shows no figure: speed
+// Report is what a run has shown. A run that broke a rule shows no figure: speed
 // counts only where the answers were right.
-type report struct {
+type Report struct {
 	Scenario string          `json:"scenario"`
 	Sale     string          `json:"sale,omitempty"`
 	Began    time.Time       `json:"began"`
 	Machine  machine         `json:"machine"`
 	Settings []setting       `json:"settings"`
-	Answers  []count         `json:"answers,omitempty"`
+	Answers  []load.Count    `json:"answers,omitempty"`
 	Faults   []string        `json:"faults,omitempty"`   // transport errors, the first few
-	Breaches breaches        `json:"breaches,omitempty"` // none = the run is good
+	Breaches Breaches        `json:"breaches,omitempty"` // none = the run is good
 	Failure  string          `json:"failure,omitempty"`  // what ended the run, or kept it from being good
 	Audit    json.RawMessage `json:"audit,omitempty"`
 	Figures  []figure        `json:"figures,omitempty"` // none, if the run is not good
-	Runs     []*report       `json:"runs,omitempty"`    // that the figures compare
+	Runs     []*Report       `json:"runs,omitempty"`    // that the figures compare
 }
 
 type machine struct {
@@ -51,8 +52,9 @@ type figure struct {
 	Unit  string  `json:"unit"`
 }
 
-func newReport(scenario, saleID string) *report {
-	return &report{
+// New is an empty report of a run that begins now; saleID may be "".
+func New(scenario, saleID string) *Report {
+	return &Report{
 		Scenario: scenario,
 		Sale:     saleID,
 		Began:    time.Now().UTC().Truncate(time.Millisecond),
@@ -60,21 +62,24 @@ func newReport(scenario, saleID string) *report {
 	}
 }
 
-func (r *report) set(name string, value any) {
+// Set adds a setting, shown in the order they were set.
+func (r *Report) Set(name string, value any) {
 	r.Settings = append(r.Settings, setting{Name: name, Value: value})
 }
 
-func (r *report) answered(rec *recording) {
-	r.Answers = rec.kinds.list()
-	r.Faults = rec.kinds.faults
+// Answered adds what was answered.
+func (r *Report) Answered(rec *load.Recording) {
+	r.Answers = rec.Kinds.List()
+	r.Faults = rec.Kinds.Faults
 }
 
-func (r *report) figure(name string, value float64, unit string) {
+// Figure adds a figure.
+func (r *Report) Figure(name string, value float64, unit string) {
 	r.Figures = append(r.Figures, figure{Name: name, Value: value, Unit: unit})
 }
 
-// value is a figure's value, or 0.
-func (r *report) value(name string) float64 {
+// Value is a figure's value, or 0.
+func (r *Report) Value(name string) float64 {
 	for _, f := range r.Figures {
 		if f.Name == name {
 			return f.Value
@@ -94,12 +99,12 @@ const (
 	histogramDigits    = 3
 )
 
-// latency adds the percentiles of the chosen answers, in milliseconds.
-func (r *report) latency(of string, answers []answer, chosen func(*answer) bool) {
+// Latency adds the percentiles of the chosen answers, in milliseconds.
+func (r *Report) Latency(of string, answers []load.Answer, chosen func(*load.Answer) bool) {
 	h := hdrhistogram.New(1, histogramMaxMicros, histogramDigits)
 	for i := range answers {
-		if a := &answers[i]; a.status != 0 && chosen(a) {
-			if h.RecordValue(min(a.tookNanos/1000, histogramMaxMicros)) != nil {
+		if a := &answers[i]; a.Status != 0 && chosen(a) {
+			if h.RecordValue(min(a.TookNanos/1000, histogramMaxMicros)) != nil {
 				panic("BUG: a latency outside of the histogram")
 			}
 		}
@@ -108,19 +113,20 @@ func (r *report) latency(of string, answers []answer, chosen func(*answer) bool)
 		return
 	}
 	for _, p := range percentiles {
-		r.figure(of+" "+p.name, float64(h.ValueAtPercentile(p.at))/1000, "ms")
+		r.Figure(of+" "+p.name, float64(h.ValueAtPercentile(p.at))/1000, "ms")
 	}
 }
 
-// verdict is err, or errBroken if there is no err and the run broke a rule.
-func (r *report) verdict(err error) error {
+// Verdict is err, or errBroken if there is no err and the run broke a rule.
+func (r *Report) Verdict(err error) error {
 	if err == nil && len(r.Breaches) > 0 {
-		return errBroken
+		return ErrBroken
 	}
 	return err
 }
 
-func (r *report) write(file string) error {
+// Write writes the report as JSON.
+func (r *Report) Write(file string) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
@@ -128,16 +134,18 @@ func (r *report) write(file string) error {
 	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
-func (r *report) dropFigures() {
+// DropFigures takes the figures out of a report that is not good.
+func (r *Report) DropFigures() {
 	r.Figures = nil
 	for _, run := range r.Runs {
-		run.dropFigures()
+		run.DropFigures()
 	}
 }
 
-func (r *report) print(w io.Writer) error {
+// Print writes the report as a table.
+func (r *Report) Print(w io.Writer) error {
 	for _, run := range r.Runs {
-		if err := run.print(w); err != nil {
+		if err := run.Print(w); err != nil {
 			return err
 		}
 	}
@@ -173,7 +181,7 @@ func (r *report) print(w io.Writer) error {
 	for _, c := range r.Answers {
 		// What the documents don't promise of a healthy run is shown as it came.
 		if c.Status >= 400 && c.Status != 409 {
-			fmt.Fprintf(&b, "  first %s: %s\n", c.kind, c.Sample)
+			fmt.Fprintf(&b, "  first %s: %s\n", c.Kind, c.Sample)
 		}
 	}
 	for _, f := range r.Faults {

@@ -1,32 +1,35 @@
-package main
+package system
 
 import (
 	"context"
 	"database/sql"
 	"errors"
+	"flashgate/bench/report"
 	"fmt"
 	"os"
 	"time"
 
-	_ "github.com/go-sql-driver/mysql" // the driver that FLASHGATE_MYSQL_DSN is written for
+	_ "github.com/go-sql-driver/mysql"
 )
 
+// the driver that FLASHGATE_MYSQL_DSN is written for
+
 const (
-	mysqlVariable       = "FLASHGATE_MYSQL_DSN"
+	MySQLVariable       = "FLASHGATE_MYSQL_DSN"
 	mysqlTimeoutSeconds = 60 // a count over the orders of one sale, on a busy machine
 )
 
 // checkMySQL counts a sale's rows with plain SQL, past everything of ours.
-func checkMySQL(ctx context.Context, bs *breaches, saleID string, orders, total int) error {
-	dsn := os.Getenv(mysqlVariable)
+func checkMySQL(ctx context.Context, bs *report.Breaches, saleID string, orders, total int) error {
+	dsn := os.Getenv(MySQLVariable)
 	if dsn == "" {
-		return errors.New("--mysql: " + mysqlVariable + " is not set (`set -a; . .run/env` after `make up` sets it)")
+		return errors.New("--mysql: " + MySQLVariable + " is not set (`set -a; . .run/env` after `make up` sets it)")
 	}
 	ctx, cancel := context.WithTimeout(ctx, mysqlTimeoutSeconds*time.Second)
 	defer cancel()
 	db, err := sql.Open("mysql", dsn)
 	if err != nil {
-		return fmt.Errorf("%s: %w", mysqlVariable, err)
+		return fmt.Errorf("%s: %w", MySQLVariable, err)
 	}
 	defer func() { _ = db.Close() }()
 
@@ -45,7 +48,7 @@ func checkMySQL(ctx context.Context, bs *breaches, saleID string, orders, total 
 	got := fmt.Sprintf("%d orders of %d users, available %d, locked %d", rows, users, available, locked)
 	want := fmt.Sprintf("%d orders of %d users, available %d, locked %d", orders, orders, total-orders, orders)
 	if got != want {
-		bs.add(ruleLedger, "%s, and should be %s", got, want)
+		bs.Add(ruleLedger, "%s, and should be %s", got, want)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package system
 
 import (
 	"errors"
@@ -13,35 +13,35 @@ import (
 // Keys of a config file that a run changes in its copy.
 var (
 	keyListen    = []string{"listen"}
-	keyOperators = []string{"operators_listen"}
-	keyLimits    = []string{"limits"}
+	KeyOperators = []string{"operators_listen"}
+	KeyLimits    = []string{"limits"}
 	keyBatchMax  = []string{"batch", "max"}
 	keyData      = []string{"data_dir"}
 	keyWatermark = []string{"reconciler", "watermark"}
 )
 
 // fileKeys are those whose values are paths, to be found from the copy's folder too.
-var fileKeys = [][]string{keyLimits, {"env_file"}, {"redis", "tls_ca_file"}}
+var fileKeys = [][]string{KeyLimits, {"env_file"}, {"redis", "tls_ca_file"}}
 
 // raisedLimit is the largest value that a limits file may hold. One machine plays
 // all shoppers here, from one address, which the limits are there to refuse.
-const raisedLimit = "100000000000"
+const RaisedLimit = "100000000000"
 
 // limitSuffixes end the keys of what is raised; other numbers stay as they are.
 var limitSuffixes = []string{"rate", "burst", "qps"}
 
-// document is a YAML file under change; what is not changed stays as it was.
-type document struct {
+// Document is a YAML file under change; what is not changed stays as it was.
+type Document struct {
 	path string
 	node yaml.Node
 }
 
-func readDocument(path string) (*document, error) {
+func ReadDocument(path string) (*Document, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	d := &document{path: path}
+	d := &Document{path: path}
 	if err := yaml.Unmarshal(text, &d.node); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -51,7 +51,7 @@ func readDocument(path string) (*document, error) {
 	return d, nil
 }
 
-func (d *document) write(path string) error {
+func (d *Document) write(path string) error {
 	text, err := yaml.Marshal(&d.node)
 	if err != nil {
 		return err
@@ -59,8 +59,8 @@ func (d *document) write(path string) error {
 	return os.WriteFile(path, text, 0o600)
 }
 
-// get is the scalar under a path of keys, or "".
-func (d *document) get(path []string) string {
+// Get is the scalar under a path of keys, or "".
+func (d *Document) Get(path []string) string {
 	node := d.node.Content[0]
 	for _, key := range path {
 		if node = child(node, key); node == nil {
@@ -71,7 +71,7 @@ func (d *document) get(path []string) string {
 }
 
 // set puts a scalar under a path of keys, which are made if they are not there.
-func (d *document) set(path []string, value string) error {
+func (d *Document) set(path []string, value string) error {
 	node := d.node.Content[0]
 	for _, key := range path[:len(path)-1] {
 		next := child(node, key)
@@ -106,7 +106,7 @@ func scalar(value string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, 
 
 // raiseLimits sets every limit of the document to the most there is, and returns
 // how many there were.
-func (d *document) raiseLimits() int { return raise(d.node.Content[0]) }
+func (d *Document) raiseLimits() int { return raise(d.node.Content[0]) }
 
 func raise(node *yaml.Node) (raised int) {
 	if node.Kind != yaml.MappingNode {
@@ -123,7 +123,7 @@ func raise(node *yaml.Node) (raised int) {
 		}
 		for _, suffix := range limitSuffixes {
 			if strings.HasSuffix(key, suffix) {
-				value.Value, value.Tag, value.Style = raisedLimit, "!!int", 0
+				value.Value, value.Tag, value.Style = RaisedLimit, "!!int", 0
 				raised++
 				break
 			}
@@ -132,24 +132,24 @@ func raise(node *yaml.Node) (raised int) {
 	return raised
 }
 
-// setup is how the config of a run differs from the file it was given.
-type setup struct {
+// Setup is how the config of a run differs from the file it was given.
+type Setup struct {
 	listen, operators string // of the first daemon; "" = as given
 	raiseLimits       bool
 	batchMax          string // "" = as given
-	watermark         string // "" = as given
+	Watermark         string // "" = as given
 	dataDir           string // of embedded engines; "" = as given
 }
 
-// writeConfig writes a changed copy of a config file, and of its limits file, into
+// WriteConfig writes a changed copy of a config file, and of its limits file, into
 // dir and returns its path there.
-func writeConfig(from, dir, name string, s setup) (string, error) {
-	config, err := readDocument(from)
+func WriteConfig(from, dir, name string, s Setup) (string, error) {
+	config, err := ReadDocument(from)
 	if err != nil {
 		return "", err
 	}
 	for _, key := range fileKeys {
-		if value := config.get(key); value != "" {
+		if value := config.Get(key); value != "" {
 			value, err = filepath.Abs(fromConfig(from, value))
 			err = errors.Join(err, config.set(key, value))
 		}
@@ -160,7 +160,7 @@ func writeConfig(from, dir, name string, s setup) (string, error) {
 	limits := ""
 	if s.raiseLimits {
 		limits = filepath.Join(dir, "limits.yaml")
-		if err := writeRaised(config.get(keyLimits), limits); err != nil {
+		if err := writeRaised(config.Get(KeyLimits), limits); err != nil {
 			return "", err
 		}
 	}
@@ -168,8 +168,8 @@ func writeConfig(from, dir, name string, s setup) (string, error) {
 		key   []string
 		value string
 	}{
-		{keyListen, s.listen}, {keyOperators, s.operators}, {keyLimits, limits},
-		{keyBatchMax, s.batchMax}, {keyWatermark, s.watermark}, {keyData, s.dataDir},
+		{keyListen, s.listen}, {KeyOperators, s.operators}, {KeyLimits, limits},
+		{keyBatchMax, s.batchMax}, {keyWatermark, s.Watermark}, {keyData, s.dataDir},
 	} {
 		if change.value == "" {
 			continue
@@ -193,7 +193,7 @@ func fromConfig(config, path string) string {
 
 // writeRaised writes a copy of a limits file with every limit raised.
 func writeRaised(from, to string) error {
-	limits, err := readDocument(from)
+	limits, err := ReadDocument(from)
 	if err != nil {
 		return err
 	}
