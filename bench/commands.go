@@ -2,14 +2,14 @@ package main
 
 import (
 	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
 	"flashgate/bench/load"
 	"flashgate/bench/report"
 	"flashgate/bench/scenario"
 	"flashgate/bench/system"
-	"os"
-	"time"
-
-	"github.com/spf13/cobra"
 )
 
 func newCommand() *cobra.Command {
@@ -28,62 +28,166 @@ What it runs against:
   --start embedded   starts one process with embedded engines, data in a temp folder
   --start daemons    starts gateways, workers and a reconciler on the engines of
                      --config (make up), and migrates the ledger first
+  --start auto       daemons, if the engines of --config answer, or else embedded
   --start none       uses what is running: give --gateway URL, once a gateway. Its
                      limits must be far above one machine's load (see --limits)
 
-Tokens are signed here if FLASHGATE_JWT_SECRET is set, else made by
-"flashgate token --users". With real engines, load their secrets first:
-  make up && set -a && . .run/env && set +a`,
-		Example: `  go run ./bench hello
+Secrets are taken from the environment, or else from the env file that the config
+names, as flashgate itself does.`,
+		Example: `  go run ./bench all --start auto
   go run ./bench storm --start embedded
   go run ./bench storm --start daemons --config configs/local.yaml --mysql
   go run ./bench accept --gateway http://127.0.0.1:8080 --shoppers 50000
-  go run ./bench compare-batch --json compare.json`,
+  go run ./bench compare bench/out/before.json bench/out/report.json`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(stormCommand(), acceptCommand(), helloCommand(), compareCommand(), reconcileCommand(), lagCommand())
+	root.AddGroup(
+		&cobra.Group{ID: "whole", Title: "The whole:"},
+		&cobra.Group{ID: "scenario", Title: "Scenarios:"},
+		&cobra.Group{ID: "repair", Title: "Beside repairs:"},
+	)
+	group := func(id string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = id
+		}
+		root.AddCommand(commands...)
+	}
+	group("whole", allCommand(), compareCommand())
+	group("scenario", helloCommand(), stormCommand(), acceptCommand(), duplicatesCommand(), mixedCommand(),
+		hotCommand(), manyCommand(), compareBatchCommand())
+	group("repair", reconcileCommand(), lagCommand())
+	root.AddCommand(helloServerCommand())
 	return root
 }
 
 func stormCommand() *cobra.Command {
-	o, st := &system.Options{}, &scenario.Storm{}
+	o, st := &system.Options{}, &scenario.Sends{Name: "storm"}
 	cmd := &cobra.Command{
 		Use:   "storm",
 		Short: "Many shoppers at once for few units, each sending twice with one key",
-		Long: `Many shoppers at once for few units, each sending twice with one Idempotency-Key.
-Of every other shopper both sends go out together, through different gateways if
-there are several; the rest send again when the sale is sold out.
+		Long: `Many shoppers at once for few units, each sending --sends times with one
+Idempotency-Key. Of every other shopper all sends go out together, through different
+gateways if there are several; the rest send again when the sale is sold out.
 
-It must come out that there are exactly as many orders as units, that both sends of
-a winner get the same order and one of them is marked as replayed, and that everyone
-else is told 409 SOLD_OUT twice.`,
+It must come out that there are exactly as many orders as units, that all sends of a
+winner get the same order and all but one are marked as replayed, and that everyone
+else is told 409 SOLD_OUT each time.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runScenario(o, cmd, st.Shoppers, st.Run)
+			if st.Total == 0 {
+				st.Total = scenario.NewStorm(st.Shoppers).Total
+			}
+			if st.Shoppers <= st.Total {
+				return errors.New("a storm needs more shoppers than units")
+			}
+			if err := st.Check(); err != nil {
+				return err
+			}
+			return runScenario(o, cmd, st.Shoppers*st.Sends, st.Run)
 		},
 	}
-	cmd.Flags().IntVar(&st.Shoppers, "shoppers", 20_000, "shoppers, each with a token of their own")
-	cmd.Flags().IntVar(&st.Total, "total", 1_000, "units on sale")
+	f := cmd.Flags()
+	f.IntVar(&st.Shoppers, "shoppers", 20_000, "shoppers, each with a token of their own")
+	f.IntVar(&st.Total, "total", 0, "units on sale; 0 = 1 % of the shoppers")
+	f.IntVar(&st.Sends, "sends", 2, "of each shopper")
+	rateFlag(&st.Rate, cmd)
+	loadFlags(o, cmd)
+	systemFlags(o, cmd, system.StartNone)
+	return cmd
+}
+
+func duplicatesCommand() *cobra.Command {
+	o, d := &system.Options{}, &scenario.Sends{Name: "duplicates"}
+	cmd := &cobra.Command{
+		Use:   "duplicates",
+		Short: "Every shopper sends five times with one key, over two gateways, and gets one order",
+		Long: `Every shopper sends --sends times with one Idempotency-Key, by turns through all
+gateways, half of them all at once. There is a unit for each. It must come out that
+each gets one order, the same each time, and that all answers but one are marked as
+replayed.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d.Total = d.Shoppers
+			if err := d.Check(); err != nil {
+				return err
+			}
+			return runScenario(o, cmd, d.Shoppers*d.Sends, d.Run)
+		},
+	}
+	cmd.Flags().IntVar(&d.Shoppers, "shoppers", 10_000, "shoppers, each with a token of their own, and units on sale")
+	cmd.Flags().IntVar(&d.Sends, "sends", 5, "of each shopper")
+	rateFlag(&d.Rate, cmd)
+	loadFlags(o, cmd)
+	systemFlags(o, cmd, system.StartNone)
+	return cmd
+}
+
+// acceptLike is a command of a run in which everyone buys.
+func acceptLike(use, short, long string, sales int) *cobra.Command {
+	o, ac := &system.Options{}, &scenario.Accept{Name: use}
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := ac.Check(); err != nil {
+				return err
+			}
+			return runScenario(o, cmd, ac.Shoppers, ac.Run)
+		},
+	}
+	acceptFlags(ac, cmd)
+	cmd.Flags().IntVar(&ac.Sales, "sales", sales, "sales that the shoppers are spread over")
 	loadFlags(o, cmd)
 	systemFlags(o, cmd, system.StartNone)
 	return cmd
 }
 
 func acceptCommand() *cobra.Command {
-	o, ac := &system.Options{}, &scenario.Accept{}
-	cmd := &cobra.Command{
-		Use:   "accept",
-		Short: "Everyone buys, and all orders reach the ledger",
-		Long: `Every shopper buys one unit of a sale that has one for each, until all have sent or
+	return acceptLike("accept", "Everyone buys, and all orders reach the ledger",
+		`Every shopper buys one unit of a sale that has one for each, until all have sent or
 --duration is over. The figures: orders accepted a second (to the last 202), latency,
-the time until the ledger has them all, and orders persisted a second over both.`,
+the time until the ledger has them all, and orders persisted a second over both.`, 1)
+}
+
+func hotCommand() *cobra.Command {
+	return acceptLike("hot", "accept, of one sale: all of it on one master of Redis",
+		`accept, with one sale: the counterpart of many.`, 1)
+}
+
+func manyCommand() *cobra.Command {
+	return acceptLike("many", "accept, spread over 200 sales",
+		`accept, with the shoppers spread over --sales sales, and so over all masters of Redis,
+in batches that are the smaller.`, 200)
+}
+
+func mixedCommand() *cobra.Command {
+	o, m := &system.Options{}, &scenario.Mixed{Wave: scenario.NewWave(0)}
+	cmd := &cobra.Command{
+		Use:   "mixed",
+		Short: "The arrival wave of a real sale: quiet, spike at the opening second, decay; 90 % page reads",
+		Long: `Shoppers arrive in a wave (an open loop): few while the sale is awaited, --peak in
+the second that it opens, then half as many every --half. Most look at the page; the
+others buy, and are told 409 NOT_STARTED if they are too early, whereupon they come
+back. Latency counts from when a request was due.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runScenario(o, cmd, ac.Shoppers, ac.Run)
+			if !cmd.Flags().Changed("quiet") {
+				m.Quiet = scenario.NewWave(m.Peak).Quiet
+			}
+			if err := m.Check(); err != nil {
+				return err
+			}
+			return runScenario(o, cmd, m.Requests(), m.Run)
 		},
 	}
-	acceptFlags(ac, cmd)
+	f := cmd.Flags()
+	f.Float64Var(&m.Peak, "peak", 5_000, "arrivals in the opening second")
+	f.Float64Var(&m.Quiet, "quiet", 0, "arrivals a second before, and the least after (default: a twentieth of --peak)")
+	f.DurationVar(&m.Lead, "lead", m.Lead, "from the start of the load to the opening")
+	f.DurationVar(&m.Half, "half", m.Half, "in which the arrivals halve, after the opening second")
+	f.DurationVar(&m.Tail, "tail", m.Tail, "from the end of the opening second to the end")
+	f.IntVar(&m.PageReads, "page-reads", 90, "of a hundred arrivals")
+	f.IntVar(&m.Units, "units", 20, "on sale, of a hundred who buy")
 	loadFlags(o, cmd)
 	systemFlags(o, cmd, system.StartNone)
 	return cmd
@@ -94,7 +198,7 @@ func helloCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hello",
 		Short: "The ceiling: a bare fasthttp server on this machine, same driver",
-		Long: `Sends the requests of a purchase to a bare fasthttp server in this process. No
+		Long: `Sends the requests of a purchase to a bare fasthttp server in a process of its own. No
 figure of a gateway can exceed this one on the same machine with this driver.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -106,12 +210,20 @@ figure of a gateway can exceed this one on the same machine with this driver.`,
 		},
 	}
 	cmd.Flags().IntVar(&h.Requests, "requests", 500_000, "requests to send")
+	rateFlag(&h.Rate, cmd)
 	loadFlags(o, cmd)
 	return cmd
 }
 
-func compareCommand() *cobra.Command {
-	o, ac := &system.Options{}, &scenario.Accept{}
+func helloServerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: scenario.HelloServerCommand + " ADDRESS", Short: "Serve hello", Args: cobra.ExactArgs(1), Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error { return scenario.ServeHello(cmd.Context(), args[0]) },
+	}
+}
+
+func compareBatchCommand() *cobra.Command {
+	o, ac := &system.Options{}, &scenario.Accept{Name: "accept", Sales: 1}
 	cmd := &cobra.Command{
 		Use:   "compare-batch",
 		Short: "accept with the config's batches, and with one half message an order",
@@ -134,84 +246,14 @@ start their own processes, and both are audited. Prints both figures and the rat
 	return cmd
 }
 
-func reconcileCommand() *cobra.Command {
-	o, rl := &system.Options{}, &scenario.ReconcileLoad{}
-	cmd := &cobra.Command{
-		Use:   "reconcile",
-		Short: "What a reconcile of a large sale costs, and its effect on the shoppers of that sale",
-		Long: `Sells --orders of a sale, then goes on selling at --rate purchases a second, by turns
-for --window without a reconcile and for as long as one "flashgate reconcile --once" of
-that sale takes. No reconcile may find anything.
-
-The figures: time, memory and processor time of a reconcile, the orders it compared,
-and the latency of purchases without and with one, each from when it was due.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runScenario(o, cmd, rl.Shoppers(), rl.Run)
-		},
-	}
-	f := cmd.Flags()
-	f.IntVar(&rl.Orders, "orders", 100_000, "orders that the sale has when the first reconcile begins")
-	f.Float64Var(&rl.Rate, "rate", 500, "purchases a second while it is measured")
-	f.IntVar(&rl.Rounds, "rounds", 3, "reconciles, each beside a window without one")
-	f.DurationVar(&rl.Window, "window", 15*time.Second, "how long to measure without a reconcile, each time")
-	f.DurationVar(&rl.Longest, "longest", 2*time.Minute, "how long a reconcile may take")
-	f.DurationVar(&rl.Watermark, "watermark", 5*time.Second, "of the reconciles: younger orders are not compared")
-	loadFlags(o, cmd)
-	systemFlags(o, cmd, system.StartDaemons)
-	return cmd
-}
-
-func lagCommand() *cobra.Command {
-	o, l := &system.Options{}, &scenario.Lag{}
-	cmd := &cobra.Command{
-		Use:   "lag",
-		Short: "Reconciles one after the other, while the workers fall behind and catch up",
-		Long: `Sells at --rate purchases a second for --duration. The workers stand still for the
-first --lag of it, then catch up. All the while one "flashgate reconcile --once" follows
-the other. Orders that a worker has not persisted yet are no difference: a reconcile may
-persist them itself, but must find nothing.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.Start != system.StartDaemons {
-				return errors.New("lag stops and continues workers: --start daemons")
-			}
-			return runScenario(o, cmd, l.Shoppers(), l.Run)
-		},
-	}
-	f := cmd.Flags()
-	f.Float64Var(&l.Rate, "rate", 500, "purchases a second")
-	f.DurationVar(&l.Duration, "duration", 2*time.Minute, "how long to sell")
-	f.DurationVar(&l.Lag, "lag", time.Minute, "how long the workers stand still")
-	f.DurationVar(&l.Watermark, "watermark", 5*time.Second, "of the reconciles: younger orders are not compared")
-	f.IntVar(&l.Runs, "runs", 10, "reconciles that there must be at least; more follow the end of the sale if need be")
-	loadFlags(o, cmd)
-	systemFlags(o, cmd, system.StartDaemons)
-	return cmd
-}
-
 func acceptFlags(ac *scenario.Accept, cmd *cobra.Command) {
-	cmd.Flags().IntVar(&ac.Shoppers, "shoppers", 20_000, "shoppers, each with a token of their own, and units on sale")
-	cmd.Flags().DurationVar(&ac.Duration, "duration", 0, "end after this long if not all have sent; 0 = when all have")
-	cmd.Flags().IntVar(&ac.Warmup, "warmup", 1_000, "purchases in a sale of their own before the clock starts; 0 = none")
+	f := cmd.Flags()
+	f.IntVar(&ac.Shoppers, "shoppers", 20_000, "shoppers, each with a token of their own, and units on sale")
+	f.DurationVar(&ac.Duration, "duration", 0, "end after this long if not all have sent; 0 = when all have")
+	f.IntVar(&ac.Warmup, "warmup", 1_000, "purchases in a sale of their own before the clock starts; 0 = none")
+	rateFlag(&ac.Rate, cmd)
 }
 
-func loadFlags(o *system.Options, cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.IntVar(&o.Connections, "connections", 256, "connections in all; each sends when its last request was answered")
-	f.DurationVar(&o.Timeout, "timeout", 10*time.Second, "for one answer; later is no answer")
-	f.StringVar(&o.JSONFile, "json", "", "write the report to this file too")
-}
-
-func systemFlags(o *system.Options, cmd *cobra.Command, start string) {
-	f := cmd.Flags()
-	f.StringVar(&o.Start, "start", start, "none (use --gateway), daemons or embedded")
-	f.StringSliceVar(&o.Gateways, "gateway", []string{"http://127.0.0.1:8080"}, "URL of a running gateway; may be repeated, requests go round")
-	f.StringVar(&o.Flashgate, "flashgate", "", "the flashgate binary (default: built from this module)")
-	f.StringVar(&o.Config, "config", "", "config file (default: configs/embedded.yaml for --start embedded, else configs/local.yaml)")
-	f.IntVar(&o.GatewayCount, "gateways", 2, "gateways that --start daemons starts")
-	f.IntVar(&o.WorkerCount, "workers", 2, "workers that --start daemons starts")
-	f.StringVar(&o.Limits, "limits", system.LimitsRaised, "limits of what --start starts: raised (one machine plays all shoppers) or as-is")
-	f.BoolVar(&o.MySQL, "mysql", false, "count the rows in MySQL too, with the DSN in "+system.MySQLVariable)
-	f.DurationVar(&o.Drain, "drain", 2*time.Minute, "how long the orders may take to the ledger after the burst")
+func rateFlag(rate *float64, cmd *cobra.Command) {
+	cmd.Flags().Float64Var(rate, "rate", 0, "requests a second, whoever waits (open loop); 0 = each connection sends when its last request was answered (closed loop)")
 }

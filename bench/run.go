@@ -2,13 +2,14 @@ package main
 
 import (
 	"context"
-	"flashgate/bench/load"
-	"flashgate/bench/report"
-	"flashgate/bench/system"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"flashgate/bench/load"
+	"flashgate/bench/report"
+	"flashgate/bench/system"
 )
 
 // runScenario runs one scenario against the system that the options name.
@@ -22,8 +23,16 @@ func runScenario(o *system.Options, cmd *cobra.Command, shoppers int, run func(c
 	})
 }
 
-// measure checks the options, sees to a binary, and shows the report of run.
+// measure shows the report of run.
 func measure(o *system.Options, cmd *cobra.Command, shoppers int, run func(*load.Progress) (*report.Report, error)) error {
+	return prepared(o, cmd, shoppers, func(p *load.Progress) error {
+		rep, err := run(p)
+		return finish(o, cmd.OutOrStdout(), rep, err)
+	})
+}
+
+// prepared checks the options, sees to a binary, and then calls do.
+func prepared(o *system.Options, cmd *cobra.Command, shoppers int, do func(*load.Progress) error) error {
 	if err := o.Check(shoppers); err != nil {
 		return err
 	}
@@ -42,8 +51,7 @@ func measure(o *system.Options, cmd *cobra.Command, shoppers int, run func(*load
 			return err
 		}
 	}
-	rep, err := run(p)
-	return finish(o, cmd.OutOrStdout(), rep, err)
+	return do(p)
 }
 
 // finish shows the report of a run that ended with err, and writes it to --json. Of

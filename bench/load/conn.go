@@ -33,7 +33,8 @@ func NewConn(addr string, timeout time.Duration) *Conn {
 	return &Conn{Addr: addr, timeout: timeout, in: bufio.NewReaderSize(nil, readBufferBytes)}
 }
 
-func (c *Conn) dial() error {
+// Dial opens the connection, if its first request is not to do so.
+func (c *Conn) Dial() error {
 	n, err := net.DialTimeout("tcp", c.Addr, dialTimeoutSeconds*time.Second)
 	if err != nil {
 		return err
@@ -55,7 +56,7 @@ func (c *Conn) Close() {
 // c.resp, which the next call overwrites. After an error the next call dials anew.
 func (c *Conn) Do(request []byte) error {
 	if c.net == nil {
-		if err := c.dial(); err != nil {
+		if err := c.Dial(); err != nil {
 			return err
 		}
 	}

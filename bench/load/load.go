@@ -10,29 +10,38 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
+// AtRate is the Due of an open loop of so many requests a second; 0 = a closed loop.
+func AtRate(rate float64) func(i int) time.Duration {
+	if rate <= 0 {
+		return nil
+	}
+	return func(i int) time.Duration { return time.Duration(float64(i) / rate * float64(time.Second)) }
+}
+
 // pauseAfterFaultMillis keeps a connection from spinning while a gateway is away.
 const pauseAfterFaultMillis = 20
 
 // Load is a bounded number of requests through a bounded number of connections. It
 // is a closed loop (a connection sends its next request when the last was answered),
-// or, with a rate, an open one: request i is due at i/rate from the start, whoever is
-// still waiting, and its latency counts from when it was due.
+// or, with Due, an open one: request i is due then, whoever is still waiting, and its
+// latency counts from when it was due. So a stall is seen by all who would have come
+// meanwhile, and not by one request a connection.
 type Load struct {
 	Addrs       []string // request i goes to addrs[i % len]
 	Connections int
 	Requests    int
-	Rate        float64       // requests a second; 0 = closed loop
-	Duration    time.Duration // ends it early; 0 = when all were sent
-	Timeout     time.Duration // for one answer
-	Kinds       *Kinds        // to go on counting in; nil = of its own
+	Due         func(i int) time.Duration // when request i is due, from the start, never earlier than i-1; nil = closed loop
+	Duration    time.Duration             // ends it early; 0 = when all were sent
+	Timeout     time.Duration             // for one answer
+	Kinds       *Kinds                    // to go on counting in; nil = of its own
 
-	// build appends request i, header and body, to buf; read makes an answer of
+	// Build appends request i, header and body, to buf; Read makes an answer of
 	// what came. Both are called by many at once.
 	Build func(buf []byte, addr string, i int) []byte
 	Read  func(r *Reader, resp *fasthttp.Response) (Answer, error)
 }
 
-// Recording is what a load has seen: answers[i] is that of request i.
+// Recording is what a load has seen: Answers[i] is that of request i.
 type Recording struct {
 	Answers []Answer
 	Kinds   *Kinds
@@ -84,7 +93,7 @@ func (l *Load) dial() ([]*Conn, error) {
 	conns := make([]*Conn, 0, l.Connections)
 	for n := range max(l.Connections, len(l.Addrs)) {
 		c := NewConn(l.Addrs[n%len(l.Addrs)], l.Timeout)
-		if err := c.dial(); err != nil {
+		if err := c.Dial(); err != nil {
 			return conns, fmt.Errorf("connection %d of %d: %w", n+1, l.Connections, err)
 		}
 		conns = append(conns, c)
@@ -103,9 +112,9 @@ func (l *Load) drive(ctx context.Context, c *Conn, rec *Recording, gateway int, 
 		}
 		buf = l.Build(buf[:0], c.Addr, i)
 		sent := time.Now()
-		if l.Rate > 0 {
-			sent = rec.Began.Add(time.Duration(float64(i) / l.Rate * float64(time.Second)))
-			if !SleepUntil(ctx, sent) {
+		if l.Due != nil {
+			sent = rec.Began.Add(l.Due(i))
+			if !SleepUntil(ctx, sent) || stop.Load() {
 				return
 			}
 		}
@@ -153,14 +162,15 @@ func (l *Load) ask(r *Reader, c *Conn, request []byte) (Answer, error) {
 // Shopper is one who buys.
 type Shopper struct {
 	User  string // the token's sub
+	Sale  string // where they buy
 	Key   string // Idempotency-Key of the one thing that they buy
 	Token string
 }
 
 // AppendPurchase appends the request by which a shopper buys one unit.
-func AppendPurchase(buf []byte, addr, saleID string, s *Shopper) []byte {
+func AppendPurchase(buf []byte, addr string, s *Shopper) []byte {
 	buf = append(buf, "POST /v1/sales/"...)
-	buf = append(buf, saleID...)
+	buf = append(buf, s.Sale...)
 	buf = append(buf, "/purchases HTTP/1.1\r\nHost: "...)
 	buf = append(buf, addr...)
 	buf = append(buf, "\r\nAuthorization: Bearer "...)

@@ -3,19 +3,16 @@ package report
 import (
 	"encoding/json"
 	"errors"
-	"flashgate/bench/load"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
-	"strings"
-	"text/tabwriter"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
+	"flashgate/bench/load"
+	"flashgate/bench/usage"
 )
 
-// errBroken ends a run whose checks failed; the report says which.
+// ErrBroken ends a run whose checks failed; the report says which.
 var ErrBroken = errors.New("the run broke a rule: see BROKEN in its report")
 
 // Report is what a run has shown. A run that broke a rule shows no figure: speed
@@ -31,7 +28,10 @@ type Report struct {
 	Breaches Breaches        `json:"breaches,omitempty"` // none = the run is good
 	Failure  string          `json:"failure,omitempty"`  // what ended the run, or kept it from being good
 	Audit    json.RawMessage `json:"audit,omitempty"`
-	Figures  []figure        `json:"figures,omitempty"` // none, if the run is not good
+	Figures  []Figure        `json:"figures,omitempty"` // none, if the run is not good
+	Curves   []Curve         `json:"curves,omitempty"`  // latencies
+	Rates    []Series        `json:"rates,omitempty"`   // answers over time
+	Usage    []usage.Usage   `json:"usage,omitempty"`   // of each process, while the load ran and drained
 	Runs     []*Report       `json:"runs,omitempty"`    // that the figures compare
 }
 
@@ -46,10 +46,12 @@ type setting struct {
 	Value any    `json:"value"`
 }
 
-type figure struct {
-	Name  string  `json:"name"`
-	Value float64 `json:"value"`
-	Unit  string  `json:"unit"`
+// Figure is a number that a good run shows.
+type Figure struct {
+	Name   string  `json:"name"`
+	Value  float64 `json:"value"`
+	Unit   string  `json:"unit"`
+	Target *Target `json:"target,omitempty"` // what it is to reach; nil = nothing said
 }
 
 // New is an empty report of a run that begins now; saleID may be "".
@@ -75,7 +77,7 @@ func (r *Report) Answered(rec *load.Recording) {
 
 // Figure adds a figure.
 func (r *Report) Figure(name string, value float64, unit string) {
-	r.Figures = append(r.Figures, figure{Name: name, Value: value, Unit: unit})
+	r.Figures = append(r.Figures, Figure{Name: name, Value: value, Unit: unit})
 }
 
 // Value is a figure's value, or 0.
@@ -86,35 +88,6 @@ func (r *Report) Value(name string) float64 {
 		}
 	}
 	return 0
-}
-
-// percentiles are those whose latency is shown; 100 is the slowest answer.
-var percentiles = []struct {
-	name string
-	at   float64
-}{{"P50", 50}, {"P90", 90}, {"P99", 99}, {"P99.9", 99.9}, {"max", 100}}
-
-const (
-	histogramMaxMicros = 600_000_000 // longer than any time-out of an answer
-	histogramDigits    = 3
-)
-
-// Latency adds the percentiles of the chosen answers, in milliseconds.
-func (r *Report) Latency(of string, answers []load.Answer, chosen func(*load.Answer) bool) {
-	h := hdrhistogram.New(1, histogramMaxMicros, histogramDigits)
-	for i := range answers {
-		if a := &answers[i]; a.Status != 0 && chosen(a) {
-			if h.RecordValue(min(a.TookNanos/1000, histogramMaxMicros)) != nil {
-				panic("BUG: a latency outside of the histogram")
-			}
-		}
-	}
-	if h.TotalCount() == 0 {
-		return
-	}
-	for _, p := range percentiles {
-		r.Figure(of+" "+p.name, float64(h.ValueAtPercentile(p.at))/1000, "ms")
-	}
 }
 
 // Verdict is err, or errBroken if there is no err and the run broke a rule.
@@ -134,77 +107,37 @@ func (r *Report) Write(file string) error {
 	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
-// DropFigures takes the figures out of a report that is not good.
+// DropFigures takes the figures out of a report that is not good, and of those of its
+// runs that are not.
 func (r *Report) DropFigures() {
-	r.Figures = nil
+	r.Figures, r.Curves, r.Rates, r.Usage = nil, nil, nil, nil
 	for _, run := range r.Runs {
-		run.DropFigures()
+		if !run.good() {
+			run.DropFigures()
+		}
 	}
 }
 
-// Print writes the report as a table.
-func (r *Report) Print(w io.Writer) error {
-	for _, run := range r.Runs {
-		if err := run.Print(w); err != nil {
-			return err
-		}
+// Read reads a report that Write wrote.
+func Read(file string) (*Report, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
 	}
-	verdict := "good"
-	if len(r.Breaches) > 0 || r.Failure != "" {
-		verdict = "FAILED, so no figures"
+	r := &Report{}
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fmt.Errorf("%s is no report: %w", file, err)
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s: %s\n", r.Scenario, verdict)
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	row := func(label, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", label, value) }
-	number := func(label, value, unit string) { row(label, fmt.Sprintf("%8s  %s", value, unit)) }
-	if r.Sale != "" {
-		row("sale", r.Sale)
-	}
-	for _, s := range r.Settings {
-		row(s.Name, fmt.Sprint(s.Value))
-	}
-	_, _ = fmt.Fprintln(t) // a new table: long settings are not to push the figures' units away
-	for i, c := range r.Answers {
-		label := ""
-		if i == 0 {
-			label = "got"
-		}
-		number(label, fmt.Sprint(c.Count), c.String())
-	}
-	for _, f := range r.Figures {
-		number(f.Name, decimals(f.Value), f.Unit)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, c := range r.Answers {
-		// What the documents don't promise of a healthy run is shown as it came.
-		if c.Status >= 400 && c.Status != 409 {
-			fmt.Fprintf(&b, "  first %s: %s\n", c.Kind, c.Sample)
-		}
-	}
-	for _, f := range r.Faults {
-		fmt.Fprintf(&b, "  fault: %s\n", f)
-	}
-	for _, br := range r.Breaches {
-		fmt.Fprintf(&b, "  BROKEN: %s: %d\n", br.Rule, br.Count)
-		for _, e := range br.Examples {
-			fmt.Fprintf(&b, "    %s\n", e)
-		}
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return r, nil
 }
 
-// decimals writes a figure with about three digits that mean something.
-func decimals(v float64) string {
-	switch {
-	case v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
-		return fmt.Sprintf("%.1f", v)
-	default:
-		return fmt.Sprintf("%.2f", v)
+// Took adds what the processes took. The units are what a purchase costs each of them.
+func (r *Report) Took(used []usage.Usage, purchases int) {
+	r.Usage = used
+	for _, u := range used {
+		r.Figure("CPU "+u.Name, u.CPUSeconds*1e6/float64(max(1, purchases)), "µs a request")
 	}
 }
+
+// good tells whether a report may show figures.
+func (r *Report) good() bool { return len(r.Breaches) == 0 && r.Failure == "" }

@@ -3,43 +3,72 @@ package scenario
 import (
 	"context"
 	"errors"
-	"flashgate/bench/load"
-	"flashgate/bench/report"
-	"flashgate/bench/system"
-	"fmt"
 	"net/http"
 	"slices"
 	"time"
+
+	"flashgate/bench/load"
+	"flashgate/bench/report"
+	"flashgate/bench/system"
+	"flashgate/bench/usage"
 )
 
 // Accept is a run in which every shopper gets a unit.
 type Accept struct {
+	Name     string
 	Shoppers int
+	Sales    int           // they are spread over so many
+	Rate     float64       // purchases a second; 0 = closed loop
 	Duration time.Duration // ends it early; 0 = when all have sent
 	Warmup   int           // shoppers who buy in a sale of their own before the clock starts
 }
 
+// Check refuses what makes no sense.
+func (ac *Accept) Check() error {
+	if ac.Sales < 1 || ac.Sales > ac.Shoppers || ac.Rate < 0 {
+		return errors.New("want sales, no more of them than shoppers, and no negative rate")
+	}
+	return nil
+}
+
+// Names of figures that others are held against.
+const (
+	FigureAccepted  = "accepted"
+	FigurePersisted = "persisted"
+	FigureBurst     = "burst"
+	FigureDrain     = "drain"
+	FigureMemory    = "Redis memory"
+)
+
+// Run is the run.
 func (ac *Accept) Run(ctx context.Context, sys *system.System, o *system.Options) (*report.Report, error) {
 	if ac.Warmup > 0 {
 		sys.Progress.Step("warming up: %d purchases", ac.Warmup)
-		if _, _, err := ac.send(ctx, sys, o, system.NewSaleID("warmup"), ac.Warmup, 0); err != nil {
+		warm := *ac
+		warm.Duration = 0
+		_, _, watch, err := warm.send(ctx, sys, o, system.NewSales(system.NewSaleID("warmup"), 1, ac.Warmup), ac.Warmup)
+		if err != nil {
 			return nil, err
 		}
+		watch.Stop()
 	}
-	rep := report.New("accept", system.NewSaleID("accept"))
+	rep := report.New(ac.Name, system.NewSaleID(ac.Name))
 	rep.Set("shoppers", ac.Shoppers)
-	rep.Set("connections", o.Connections)
+	rep.Set("sales", ac.Sales)
+	setLoop(rep, o, ac.Rate)
 	rep.Set("gateways", len(sys.Gateways))
 	rep.Set("warm-up", ac.Warmup)
 	if ac.Duration > 0 {
 		rep.Set("duration", ac.Duration.String())
 	}
 
-	rec, shoppers, err := ac.send(ctx, sys, o, rep.Sale, ac.Shoppers, ac.Duration)
+	sales := system.NewSales(rep.Sale, ac.Sales, (ac.Shoppers+ac.Sales-1)/ac.Sales)
+	rec, shoppers, watch, err := ac.send(ctx, sys, o, sales, ac.Shoppers)
 	if err != nil {
 		return nil, err
 	}
-	answers, again, err := askAgain(ctx, sys, rep.Sale, shoppers, rec)
+	defer watch.Stop()
+	answers, again, err := askAgain(ctx, sys, shoppers, rec)
 	if err != nil {
 		return nil, err
 	}
@@ -53,28 +82,33 @@ func (ac *Accept) Run(ctx context.Context, sys *system.System, o *system.Options
 	if first == 0 {
 		return rep, errors.New("no purchase was accepted")
 	}
-	after, bs, err := sys.Settle(ctx, o, rep.Sale, orders, ac.Shoppers)
+	after, bs, err := sys.Settle(ctx, o, sales, orders)
 	rep.Breaches = append(rep.Breaches, bs...)
 	if err != nil {
 		return rep, err
 	}
-	rep.Audit = after.Audit
-	rep.Set("audited", fmt.Sprintf("%d of %d orders across both stores", after.Compared, len(orders)))
+	audited(rep, &after, len(orders))
 
 	// The rate is of what was accepted at the first send, up to the last of those:
 	// no refusal counts, nor the pauses before someone asks again.
 	burst := lastAccepted(rec.Answers)
 	whole := after.Drained.Sub(rec.Began)
 	rep.Figure(FigureAccepted, float64(first)/burst.Seconds(), "/s")
-	rep.Figure("persisted", float64(len(orders))/whole.Seconds(), "/s, from the first send until drained")
-	rep.Figure("burst", burst.Seconds(), "s")
-	rep.Figure("drain", (whole - lastAccepted(answers)).Seconds(), "s after the last 202")
+	rep.Figure(FigurePersisted, float64(len(orders))/whole.Seconds(), "/s, from the first send until drained")
+	rep.Figure(FigureBurst, burst.Seconds(), "s")
+	rep.Figure(FigureDrain, max(0, (whole-lastAccepted(answers)).Seconds()), "s after the last 202")
 	rep.Latency("202", rec.Answers, accepted)
-	return rep, nil
+	rep.Throughput(rec)
+	rep.Took(watch.Between(rec.Began, after.Drained), len(orders))
+	bytes, err := sys.RedisBytes(ctx, sales)
+	if bytes > 0 {
+		rep.Figure(FigureMemory, float64(bytes)/float64(len(orders)), "B a settled order")
+	}
+	return rep, err
 }
 
 const (
-	// askAgainRounds and the pause before each: 503 carries Retry-After: 1.
+	// AskAgainRounds and the pause before each: 503 carries Retry-After: 1.
 	AskAgainRounds      = 5
 	askAgainPauseMillis = 1000
 )
@@ -82,7 +116,7 @@ const (
 // askAgain does as the API tells those who were answered 503: ask again with the
 // same key, which finds out. It returns everyone's last answer, with times from the
 // start of rec's load, and how many times someone asked again.
-func askAgain(ctx context.Context, sys *system.System, saleID string, shoppers []load.Shopper, rec *load.Recording) (last []load.Answer, asked int, err error) {
+func askAgain(ctx context.Context, sys *system.System, shoppers []load.Shopper, rec *load.Recording) (last []load.Answer, asked int, err error) {
 	last = slices.Clone(rec.Answers)
 	for range AskAgainRounds {
 		var who []int
@@ -107,7 +141,7 @@ func askAgain(ctx context.Context, sys *system.System, saleID string, shoppers [
 			Timeout:     sys.Timeout,
 			Kinds:       rec.Kinds,
 			Build: func(buf []byte, addr string, i int) []byte {
-				return load.AppendPurchase(buf, addr, saleID, &shoppers[who[i]])
+				return load.AppendPurchase(buf, addr, &shoppers[who[i]])
 			},
 			Read: load.ReadPurchase,
 		}
@@ -138,31 +172,25 @@ func countOf(answers []load.Answer, chosen func(*load.Answer) bool) (n int) {
 	return n
 }
 
-const FigureAccepted = "accepted"
-
-// send opens a sale with a unit for everyone and has everyone buy.
-func (ac *Accept) send(ctx context.Context, sys *system.System, o *system.Options, saleID string, n int, d time.Duration) (*load.Recording, []load.Shopper, error) {
-	shoppers, err := sys.Prepare(ctx, saleID, n, n)
+// send opens sales with a unit for everyone and has everyone buy. What the processes take
+// is watched from then on.
+func (ac *Accept) send(ctx context.Context, sys *system.System, o *system.Options, sales []system.Sale, n int) (*load.Recording, []load.Shopper, *usage.Watch, error) {
+	shoppers, err := sys.Prepare(ctx, n, sales...)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	sys.Progress.Step("accept: %d shoppers for as many units", n)
-	l := &load.Load{
-		Addrs:       sys.Gateways,
-		Connections: o.Connections,
-		Requests:    n,
-		Duration:    d,
-		Timeout:     sys.Timeout,
-		Build: func(buf []byte, addr string, i int) []byte {
-			return load.AppendPurchase(buf, addr, saleID, &shoppers[i])
-		},
-		Read: load.ReadPurchase,
-	}
+	sys.Progress.Step("%s: %d shoppers for as many units", ac.Name, n)
+	l := sys.Purchases(shoppers, o.Connections, ac.Rate)
+	l.Duration = ac.Duration
+	watch := sys.Watch()
 	rec, err := l.Run(ctx, sys.Progress)
 	if err == nil && rec.Stopped {
 		err = ctx.Err()
 	}
-	return rec, shoppers, err
+	if err != nil {
+		watch.Stop()
+	}
+	return rec, shoppers, watch, err
 }
 
 // lastAccepted is when the last 202 came, from the start of the load.

@@ -1,9 +1,11 @@
 package scenario
 
 import (
+	"net/http"
+	"slices"
+
 	"flashgate/bench/load"
 	"flashgate/bench/report"
-	"net/http"
 )
 
 // The rules that answers are held to.
@@ -11,9 +13,9 @@ const (
 	RuleAnswered = "every request is answered"
 	RuleOrderID  = "a 202 names its order"
 	RuleDistinct = "no two shoppers get one order [3]"
-	RuleSameID   = "both sends with one key get the same order [3]"
+	RuleSameID   = "all sends with one key get the same order [3]"
 	RuleTruthful = "who was told 202 is told 202 again [9]"
-	RuleReplayed = "of two sends with one key, one is marked as replayed"
+	RuleReplayed = "of the sends with one key, all but one are marked as replayed"
 	RuleOversell = "no more orders than units [1]"
 	ruleSellAll  = "a sold-out sale has sold every unit [7]"
 	RuleSoldOut  = "who gets no unit is told 409 SOLD_OUT [9]"
@@ -21,26 +23,24 @@ const (
 	ruleFresh    = "a first purchase is no replay"
 )
 
-// checkStorm holds a storm to its rules. sends[2s] and sends[2s+1] are what
-// shopper s got; everyone wanted one unit of total, and there were more shoppers
-// than units.
-func checkStorm(sends []load.Answer, ks *load.Kinds, total int) report.Breaches {
+// checkSends holds shoppers who all sent n times with one key to the rules:
+// answers[s*n:s*n+n] are what shopper s got; everyone wanted one unit of total.
+func checkSends(answers []load.Answer, n int, ks *load.Kinds, total int) report.Breaches {
 	var bs report.Breaches
-	owners := make(map[int64]int, total)
-	for s := range len(sends) / 2 {
-		first, second := &sends[2*s], &sends[2*s+1]
-		checkAnswered(&bs, s, first, ks)
-		checkAnswered(&bs, s, second, ks)
-		checkOwner(&bs, owners, s, first.Order)
-		if second.Order != first.Order {
-			checkOwner(&bs, owners, s, second.Order)
+	shoppers := len(answers) / n
+	owners := make(map[int64]int, min(total, shoppers))
+	for s := range shoppers {
+		mine := answers[s*n : s*n+n]
+		for i := range mine {
+			checkAnswered(&bs, s, &mine[i], ks)
+			checkOwner(&bs, owners, s, mine[i].Order)
 		}
-		checkPair(&bs, s, first, second, ks)
+		checkShopper(&bs, s, mine, ks)
 	}
-	if n := len(owners); n > total {
-		bs.Add(RuleOversell, "%d orders for %d units", n, total)
-	} else if n < total {
-		bs.Add(ruleSellAll, "%d orders for %d units", n, total)
+	if sold, want := len(owners), min(total, shoppers); sold > want {
+		bs.Add(RuleOversell, "%d orders for %d units and %d shoppers", sold, total, shoppers)
+	} else if sold < want {
+		bs.Add(ruleSellAll, "%d orders for %d units and %d shoppers", sold, total, shoppers)
 	}
 	return bs
 }
@@ -67,29 +67,39 @@ func checkOwner(bs *report.Breaches, owners map[int64]int, s int, order int64) {
 	owners[order] = s
 }
 
-// checkPair holds the two sends of one shopper against each other. What was not
+// checkShopper holds the sends of one shopper against each other. What was not
 // answered is counted already, and says nothing.
-func checkPair(bs *report.Breaches, s int, first, second *load.Answer, ks *load.Kinds) {
-	won, lost := first, second
-	if first.Status != http.StatusAccepted {
-		won, lost = second, first
-	}
-	switch {
-	case won.Status != http.StatusAccepted:
-		for _, a := range []*load.Answer{first, second} {
-			if k := ks.At(a.Kind); a.Status != 0 && (k.Status != http.StatusConflict || k.Code != "SOLD_OUT") {
+func checkShopper(bs *report.Breaches, s int, sends []load.Answer, ks *load.Kinds) {
+	won := slices.IndexFunc(sends, func(a load.Answer) bool { return a.Status == http.StatusAccepted })
+	if won < 0 {
+		for i := range sends {
+			if k := ks.At(sends[i].Kind); sends[i].Status != 0 && !soldOut(k) {
 				bs.Add(RuleSoldOut, "shopper %d: %s", s, k)
 			}
 		}
-	case lost.Status == 0:
-	case lost.Status != http.StatusAccepted:
-		bs.Add(RuleTruthful, "shopper %d: order %d and %s", s, won.Order, ks.At(lost.Kind))
-	case won.Order != lost.Order:
-		bs.Add(RuleSameID, "shopper %d: orders %d and %d", s, won.Order, lost.Order)
-	case won.Replayed == lost.Replayed:
-		bs.Add(RuleReplayed, "shopper %d: order %d", s, won.Order)
+		return
+	}
+	order, answered, fresh := sends[won].Order, true, 0
+	for i := range sends {
+		switch a := &sends[i]; {
+		case a.Status == 0:
+			answered = false
+		case a.Status != http.StatusAccepted:
+			bs.Add(RuleTruthful, "shopper %d: order %d and %s", s, order, ks.At(a.Kind))
+			return
+		case a.Order != order:
+			bs.Add(RuleSameID, "shopper %d: orders %d and %d", s, order, a.Order)
+			return
+		case !a.Replayed:
+			fresh++
+		}
+	}
+	if fresh > 1 || answered && fresh == 0 {
+		bs.Add(RuleReplayed, "shopper %d: order %d, given %d times as new", s, order, fresh)
 	}
 }
+
+func soldOut(k load.Kind) bool { return k.Status == http.StatusConflict && k.Code == "SOLD_OUT" }
 
 // checkAccept holds a run in which there was stock for all to its rules: sends[s]
 // is what shopper s got. cut says that the time was up before all were sent, so

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+
 	"flashgate/bench/load"
 	"flashgate/bench/report"
 	"flashgate/bench/system"

@@ -3,12 +3,13 @@ package scenario
 import (
 	"context"
 	"errors"
-	"flashgate/bench/load"
-	"flashgate/bench/report"
-	"flashgate/bench/system"
 	"fmt"
 	"syscall"
 	"time"
+
+	"flashgate/bench/load"
+	"flashgate/bench/report"
+	"flashgate/bench/system"
 )
 
 // Lag is a run in which workers fall behind while a sale is reconciled again and again.
@@ -49,7 +50,8 @@ func (l *Lag) Run(ctx context.Context, sys *system.System, o *system.Options) (r
 	}
 	reconciler := *sys
 	reconciler.Config = config
-	shoppers, err := sys.Prepare(ctx, rep.Sale, l.Shoppers(), l.Shoppers())
+	sale := system.Sale{ID: rep.Sale, Total: l.Shoppers()}
+	shoppers, err := sys.Prepare(ctx, l.Shoppers(), sale)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +68,7 @@ func (l *Lag) Run(ctx context.Context, sys *system.System, o *system.Options) (r
 	defer stop()
 	go func() {
 		var err error
-		rec, err = sys.Purchases(rep.Sale, shoppers, o.Connections, l.Rate).Run(selling, sys.Progress)
+		rec, err = sys.Purchases(shoppers, o.Connections, l.Rate).Run(selling, sys.Progress)
 		sold <- err
 	}()
 
@@ -106,13 +108,12 @@ func (l *Lag) Run(ctx context.Context, sys *system.System, o *system.Options) (r
 	if err != nil {
 		return rep, err
 	}
-	after, bs, err := sys.Settle(ctx, o, rep.Sale, orders, len(shoppers))
+	after, bs, err := sys.Settle(ctx, o, []system.Sale{sale}, orders)
 	rep.Breaches = append(rep.Breaches, bs...)
 	if err != nil {
 		return rep, err
 	}
-	rep.Audit = after.Audit
-	rep.Set("audited", fmt.Sprintf("%d of %d orders across both stores", after.Compared, len(orders)))
+	audited(rep, &after, len(orders))
 	rep.Answered(rec)
 	rep.Figure("reconciles", float64(runs), "that found nothing")
 	rep.Figure("orders compared", float64(compared), "in all")

@@ -4,13 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flashgate/bench/load"
-	"flashgate/bench/report"
-	"flashgate/bench/system"
 	"fmt"
 	"net/http"
 	"slices"
 	"time"
+
+	"flashgate/bench/load"
+	"flashgate/bench/report"
+	"flashgate/bench/system"
 )
 
 // ReconcileLoad is a run in which a large sale is reconciled while it sells.
@@ -96,12 +97,13 @@ func (rl *ReconcileLoad) Run(ctx context.Context, sys *system.System, o *system.
 	reconciler.Config = config
 
 	total := rl.Shoppers()
-	shoppers, err := sys.Prepare(ctx, rep.Sale, total, total)
+	sale := system.Sale{ID: rep.Sale, Total: total}
+	shoppers, err := sys.Prepare(ctx, total, sale)
 	if err != nil {
 		return nil, err
 	}
 	sys.Progress.Step("selling %d units first", rl.Orders)
-	first, err := sys.Purchases(rep.Sale, shoppers[:rl.Orders], o.Connections, 0).Run(ctx, sys.Progress)
+	first, err := sys.Purchases(shoppers[:rl.Orders], o.Connections, 0).Run(ctx, sys.Progress)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +111,7 @@ func (rl *ReconcileLoad) Run(ctx context.Context, sys *system.System, o *system.
 	if err != nil {
 		return rep, err
 	}
-	if _, bs, err := sys.Drain(ctx, rep.Sale, slices.Clone(newest(orders)), o.Drain); err != nil || len(bs) > 0 {
+	if _, bs, err := sys.Drain(ctx, slices.Clone(newest(orders)), o.Drain); err != nil || len(bs) > 0 {
 		rep.Breaches = append(rep.Breaches, bs...)
 		return rep, err
 	}
@@ -122,7 +124,7 @@ func (rl *ReconcileLoad) Run(ctx context.Context, sys *system.System, o *system.
 	next := shoppers[rl.Orders:]
 	for n := range rl.Rounds {
 		sys.Progress.Step("round %d of %d: %s without a reconcile", n+1, rl.Rounds, rl.Window)
-		quiet := sys.Purchases(rep.Sale, next[:int(rl.Rate*rl.Window.Seconds())], reconcileConnections, rl.Rate)
+		quiet := sys.Purchases(next[:int(rl.Rate*rl.Window.Seconds())], reconcileConnections, rl.Rate)
 		rec, err := quiet.Run(ctx, sys.Progress)
 		if err != nil {
 			return rep, err
@@ -155,13 +157,12 @@ func (rl *ReconcileLoad) Run(ctx context.Context, sys *system.System, o *system.
 		}
 	}
 
-	after, bs, err := sys.Settle(ctx, o, rep.Sale, orders, total)
+	after, bs, err := sys.Settle(ctx, o, []system.Sale{sale}, orders)
 	rep.Breaches = append(rep.Breaches, bs...)
 	if err != nil {
 		return rep, err
 	}
-	rep.Audit = after.Audit
-	rep.Set("audited", fmt.Sprintf("%d of %d orders across both stores", after.Compared, len(orders)))
+	audited(rep, &after, len(orders))
 	rl.figures(rep, passes, without, with)
 	return rep, nil
 }
@@ -220,7 +221,7 @@ func (rl *ReconcileLoad) reconcile(ctx context.Context, sys, reconciler *system.
 		p, err = reconcileOnce(ctx, reconciler, saleID)
 		failed <- err
 	}()
-	rec, err := sys.Purchases(saleID, shoppers, reconcileConnections, rl.Rate).Run(loading, sys.Progress)
+	rec, err := sys.Purchases(shoppers, reconcileConnections, rl.Rate).Run(loading, sys.Progress)
 	ended := <-failed
 	if err == nil {
 		err = ended

@@ -18,6 +18,9 @@ var (
 	keyBatchMax  = []string{"batch", "max"}
 	keyData      = []string{"data_dir"}
 	keyWatermark = []string{"reconciler", "watermark"}
+
+	keyRedis       = []string{"redis", "addresses"}
+	keyNameServers = []string{"rocketmq", "name_servers"}
 )
 
 // fileKeys are those whose values are paths, to be found from the copy's folder too.
@@ -61,13 +64,33 @@ func (d *Document) write(path string) error {
 
 // Get is the scalar under a path of keys, or "".
 func (d *Document) Get(path []string) string {
+	if node := d.at(path); node != nil {
+		return node.Value
+	}
+	return ""
+}
+
+// List is the sequence of scalars under a path of keys, or nil.
+func (d *Document) List(path []string) []string {
+	node := d.at(path)
+	if node == nil || node.Kind != yaml.SequenceNode {
+		return nil
+	}
+	var out []string
+	for _, item := range node.Content {
+		out = append(out, item.Value)
+	}
+	return out
+}
+
+func (d *Document) at(path []string) *yaml.Node {
 	node := d.node.Content[0]
 	for _, key := range path {
 		if node = child(node, key); node == nil {
-			return ""
+			return nil
 		}
 	}
-	return node.Value
+	return node
 }
 
 // set puts a scalar under a path of keys, which are made if they are not there.

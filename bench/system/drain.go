@@ -3,13 +3,13 @@ package system
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"flashgate/bench/load"
-	"flashgate/bench/report"
 	"fmt"
 	"net/http"
 	"slices"
 	"time"
+
+	"flashgate/bench/load"
+	"flashgate/bench/report"
 )
 
 const (
@@ -48,16 +48,16 @@ func newestFirst(orders []Placed) {
 // returns when the last one was seen there. Orders that don't arrive before the
 // deadline, or in a state they should not be in, are breaches. orders is newest
 // first.
-func (s *System) Drain(ctx context.Context, saleID string, orders []Placed, deadline time.Duration) (at time.Time, bs report.Breaches, err error) {
+func (s *System) Drain(ctx context.Context, orders []Placed, deadline time.Duration) (at time.Time, bs report.Breaches, err error) {
 	s.Progress.Step("waiting until %d orders are in the ledger", len(orders))
 	limit := time.Now().Add(deadline)
-	at, err = s.drainNewest(ctx, saleID, orders[:min(len(orders), NewestWatched)], limit)
+	at, err = s.drainNewest(ctx, orders[:min(len(orders), NewestWatched)], limit)
 	if err != nil {
 		return at, nil, err
 	}
 	left := orders
 	for again := false; ; again = true {
-		rec, err := s.lookUp(ctx, saleID, left)
+		rec, err := s.lookUp(ctx, left)
 		if err != nil {
 			return at, bs, err
 		}
@@ -90,7 +90,7 @@ func (s *System) Drain(ctx context.Context, saleID string, orders []Placed, dead
 
 // drainNewest waits, one order after the other, until none of them is PROCESSING or
 // the time is up; which it was, the look at all orders will show.
-func (s *System) drainNewest(ctx context.Context, saleID string, newest []Placed, limit time.Time) (time.Time, error) {
+func (s *System) drainNewest(ctx context.Context, newest []Placed, limit time.Time) (time.Time, error) {
 	c, r := load.NewConn(s.Gateways[0], s.Timeout), &load.Reader{Kinds: load.NewKinds()}
 	defer c.Close()
 	ticker := time.NewTicker(pollMillis * time.Millisecond)
@@ -99,7 +99,7 @@ func (s *System) drainNewest(ctx context.Context, saleID string, newest []Placed
 		if err := ctx.Err(); err != nil {
 			return time.Now(), err
 		}
-		if err := c.Do(appendLookUp(nil, c.Addr, saleID, newest[i])); err == nil {
+		if err := c.Do(appendLookUp(nil, c.Addr, newest[i])); err == nil {
 			// An answer that can't be read is no PROCESSING either; checkPlaced judges it.
 			if a, _ := load.ReadOrder(r, &c.Resp); known(r.Kinds.At(a.Kind)) {
 				i++
@@ -116,14 +116,14 @@ func (s *System) drainNewest(ctx context.Context, saleID string, newest []Placed
 }
 
 // lookUp asks for every order once, as its owner.
-func (s *System) lookUp(ctx context.Context, saleID string, orders []Placed) (*load.Recording, error) {
+func (s *System) lookUp(ctx context.Context, orders []Placed) (*load.Recording, error) {
 	l := &load.Load{
 		Addrs:       s.Gateways,
 		Connections: LookUpConnections,
 		Requests:    len(orders),
 		Timeout:     s.Timeout,
 		Build: func(buf []byte, addr string, i int) []byte {
-			return appendLookUp(buf, addr, saleID, orders[i])
+			return appendLookUp(buf, addr, orders[i])
 		},
 		Read: load.ReadOrder,
 	}
@@ -134,8 +134,8 @@ func (s *System) lookUp(ctx context.Context, saleID string, orders []Placed) (*l
 	return rec, err
 }
 
-func appendLookUp(buf []byte, addr, saleID string, o Placed) []byte {
-	return load.AppendGet(buf, addr, fmt.Sprintf("/v1/orders/%d?sale_id=%s", o.Order, saleID), o.Owner.Token)
+func appendLookUp(buf []byte, addr string, o Placed) []byte {
+	return load.AppendGet(buf, addr, fmt.Sprintf("/v1/orders/%d?sale_id=%s", o.Order, o.Owner.Sale), o.Owner.Token)
 }
 
 // known tells whether a look at an order found out what became of it. One that was
@@ -160,82 +160,4 @@ func checkPlaced(bs *report.Breaches, o Placed, a *load.Answer, ks *load.Kinds) 
 	case k.Code != "PENDING_PAYMENT":
 		bs.Add(RuleKept, "order %d of user %s: %s", o.Order, o.Owner.User, k.Code)
 	}
-}
-
-// The rules that stocks are held to when a run is over.
-const (
-	RuleStockLeft = "stock_left is the total less the orders [4]"
-	ruleLedger    = "the ledger holds exactly the orders that were promised [1, 2, 4]"
-	RuleAudit     = "flashgate audit finds no breach"
-)
-
-// auditMargin is for clocks: an order's time is its gateway's.
-const auditMargin = 200 * time.Millisecond
-
-// Settled is what stands after a run.
-type Settled struct {
-	Drained  time.Time
-	Audit    json.RawMessage
-	Compared int64 // orders that the audit held against each other in both stores
-}
-
-// compared is the number of orders that an audit compared: those younger than the
-// watermark of a process that runs with its own config are not.
-func compared(findings json.RawMessage) (n int64) {
-	var audit struct {
-		Sales []struct {
-			Orders  int64 `json:"ledger_orders_compared"`
-			Records int64 `json:"redis_records_compared"`
-		} `json:"sales"`
-	}
-	if json.Unmarshal(findings, &audit) != nil {
-		return 0 // shown as it is: nothing that is known to be compared
-	}
-	for _, s := range audit.Sales {
-		n += min(s.Orders, s.Records)
-	}
-	return n
-}
-
-// Settle waits until all orders of a sale are in the ledger and checks the stores
-// from outside: every order by its owner, stock_left, MySQL's own rows if they are
-// to be counted, and the audit.
-func (s *System) Settle(ctx context.Context, o *Options, saleID string, orders []Placed, total int) (Settled, report.Breaches, error) {
-	newestFirst(orders)
-	at, bs, err := s.Drain(ctx, saleID, orders, o.Drain)
-	if err != nil {
-		return Settled{}, bs, fmt.Errorf("waiting for the orders: %w", err)
-	}
-	out := Settled{Drained: at}
-	left, status := int64(total-len(orders)), "OPEN"
-	if left <= 0 {
-		left, status = 0, "SOLD_OUT"
-	}
-	if err := s.awaitSale(ctx, saleID, status, left, stockTimeoutSeconds*time.Second); err != nil {
-		if ctx.Err() != nil {
-			return out, bs, err
-		}
-		bs.Add(RuleStockLeft, "%v", err)
-	}
-	if o.MySQL {
-		if err := checkMySQL(ctx, &bs, saleID, len(orders), total); err != nil {
-			return out, bs, err
-		}
-	}
-	select { // until the youngest order is past the watermark too
-	case <-ctx.Done():
-		return out, bs, ctx.Err()
-	case <-time.After(time.Until(at.Add(auditWatermark + auditMargin))):
-	}
-	s.Progress.Step("flashgate audit --sale %s", saleID)
-	findings, ok, err := s.audit(ctx, saleID)
-	if err != nil {
-		return out, bs, err
-	}
-	out.Audit = findings
-	out.Compared = compared(findings)
-	if !ok {
-		bs.Add(RuleAudit, "%.2000s", findings) // the JSON report has all of it
-	}
-	return out, bs, nil
 }

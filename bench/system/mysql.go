@@ -3,33 +3,23 @@ package system
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"flashgate/bench/report"
 	"fmt"
-	"os"
 	"time"
 
-	_ "github.com/go-sql-driver/mysql"
+	_ "github.com/go-sql-driver/mysql" // the driver that FLASHGATE_MYSQL_DSN is written for
+
+	"flashgate/bench/report"
 )
 
-// the driver that FLASHGATE_MYSQL_DSN is written for
-
-const (
-	MySQLVariable       = "FLASHGATE_MYSQL_DSN"
-	mysqlTimeoutSeconds = 60 // a count over the orders of one sale, on a busy machine
-)
+const mysqlTimeoutSeconds = 60 // a count over the orders of one sale, on a busy machine
 
 // checkMySQL counts a sale's rows with plain SQL, past everything of ours.
-func checkMySQL(ctx context.Context, bs *report.Breaches, saleID string, orders, total int) error {
-	dsn := os.Getenv(MySQLVariable)
-	if dsn == "" {
-		return errors.New("--mysql: " + MySQLVariable + " is not set (`set -a; . .run/env` after `make up` sets it)")
-	}
+func checkMySQL(ctx context.Context, bs *report.Breaches, dsn, saleID string, orders, total int) error {
 	ctx, cancel := context.WithTimeout(ctx, mysqlTimeoutSeconds*time.Second)
 	defer cancel()
 	db, err := sql.Open("mysql", dsn)
 	if err != nil {
-		return fmt.Errorf("%s: %w", MySQLVariable, err)
+		return fmt.Errorf("%s: %w", EnvMySQLDSN, err)
 	}
 	defer func() { _ = db.Close() }()
 

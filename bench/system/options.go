@@ -3,7 +3,6 @@ package system
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 )
 
@@ -17,7 +16,7 @@ const (
 
 // Options are what all scenarios share.
 type Options struct {
-	Start                     string   // StartNone, StartDaemons or StartEmbedded
+	Start                     string   // StartNone, StartAuto, StartDaemons or StartEmbedded
 	Gateways                  []string // URLs of those that run already
 	GatewayCount, WorkerCount int      // of those to start
 	Flashgate                 string   // the binary
@@ -34,6 +33,7 @@ const (
 	LimitsAsIs   = "as-is"
 )
 
+// ConfigFile is the config of the options, or the one that is shipped for their Start.
 func (o *Options) ConfigFile() string {
 	switch {
 	case o.Config != "":
@@ -74,18 +74,20 @@ func (o *Options) Check(requests int) error {
 	return nil
 }
 
+// CheckSystem refuses options of a system that make no sense, and settles StartAuto.
 func (o *Options) CheckSystem() error {
+	o.ResolveStart()
 	switch {
 	case o.Start != StartNone && o.Start != StartDaemons && o.Start != StartEmbedded:
-		return fmt.Errorf("--start: want none, daemons or embedded, got %q", o.Start)
+		return fmt.Errorf("--start: want none, auto, daemons or embedded, got %q", o.Start)
 	case o.Limits != LimitsRaised && o.Limits != LimitsAsIs:
 		return fmt.Errorf("--limits: want raised or as-is, got %q", o.Limits)
 	case o.Start == StartDaemons && (o.GatewayCount < 1 || o.WorkerCount < 1):
 		return errors.New("--gateways and --workers: want 1 or more")
 	case o.MySQL && o.Start == StartEmbedded:
 		return errors.New("--mysql: an embedded system has its ledger in SQLite")
-	case o.MySQL && os.Getenv(MySQLVariable) == "":
-		return errors.New("--mysql: " + MySQLVariable + " is not set; after make up: set -a && . .run/env && set +a")
+	case o.MySQL && secret(o.ConfigFile(), EnvMySQLDSN) == "":
+		return errors.New("--mysql: " + EnvMySQLDSN + " is not set; after make up: set -a && . .run/env && set +a")
 	case o.Drain <= 0:
 		return fmt.Errorf("--drain: want more than 0, got %s", o.Drain)
 	}

@@ -2,7 +2,6 @@ package system
 
 import (
 	"context"
-	"flashgate/bench/load"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,36 +10,43 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
+
+	"flashgate/bench/load"
 )
 
-// Prepare opens a sale and makes its shoppers.
-func (s *System) Prepare(ctx context.Context, saleID string, shoppers, total int) ([]load.Shopper, error) {
-	s.Progress.Step("sale %s: %d units, %d shoppers with tokens", saleID, total, shoppers)
-	if err := s.openSale(ctx, saleID, total); err != nil {
+// Prepare opens sales and makes their shoppers: shopper i buys in sale i % len(sales).
+func (s *System) Prepare(ctx context.Context, shoppers int, sales ...Sale) ([]load.Shopper, error) {
+	units := 0
+	for _, sale := range sales {
+		units += sale.Total
+	}
+	s.Progress.Step("sale %s: %d units, %d shoppers with tokens", sales[0].ID, units, shoppers)
+	err := sideBySide(ctx, len(sales), func(ctx context.Context, i int) error { return s.Open(ctx, sales[i]) })
+	if err != nil {
 		return nil, err
 	}
-	return s.newShoppers(ctx, shoppers, saleID)
+	return s.NewShoppers(ctx, shoppers, sales...)
 }
 
 // Purchases is a load in which every shopper buys a unit.
-func (s *System) Purchases(saleID string, shoppers []load.Shopper, connections int, rate float64) *load.Load {
+func (s *System) Purchases(shoppers []load.Shopper, connections int, rate float64) *load.Load {
 	return &load.Load{
-		Addrs: s.Gateways, Connections: connections, Requests: len(shoppers), Rate: rate, Timeout: s.Timeout,
+		Addrs: s.Gateways, Connections: connections, Requests: len(shoppers), Due: load.AtRate(rate), Timeout: s.Timeout,
 		Build: func(buf []byte, addr string, i int) []byte {
-			return load.AppendPurchase(buf, addr, saleID, &shoppers[i])
+			return load.AppendPurchase(buf, addr, &shoppers[i])
 		},
 		Read: load.ReadPurchase,
 	}
 }
 
-// newShoppers makes n shoppers with tokens, and sees that every gateway takes them.
-func (s *System) newShoppers(ctx context.Context, n int, saleID string) ([]load.Shopper, error) {
+// NewShoppers makes n shoppers with tokens, and sees that every gateway takes them.
+func (s *System) NewShoppers(ctx context.Context, n int, sales ...Sale) ([]load.Shopper, error) {
 	shoppers := make([]load.Shopper, n)
 	for i := range shoppers {
-		shoppers[i] = load.Shopper{User: uuid.NewString(), Key: uuid.NewString()}
+		shoppers[i] = load.Shopper{User: uuid.NewString(), Key: uuid.NewString(), Sale: sales[i%len(sales)].ID}
 	}
 	var err error
-	if secret := os.Getenv("FLASHGATE_JWT_SECRET"); secret != "" {
+	if secret := s.Secret(EnvJWTSecret); secret != "" {
 		err = Sign(shoppers, []byte(secret))
 	} else {
 		err = s.issue(ctx, shoppers)
@@ -50,7 +56,7 @@ func (s *System) newShoppers(ctx context.Context, n int, saleID string) ([]load.
 	}
 	for _, addr := range s.Gateways {
 		var page struct{}
-		if err := s.get(addr, "/v1/orders?sale_id="+saleID, shoppers[0].Token, &page); err != nil {
+		if err := s.get(addr, "/v1/orders?sale_id="+sales[0].ID, shoppers[0].Token, &page); err != nil {
 			return nil, fmt.Errorf("a gateway does not take the tokens of this run (is FLASHGATE_JWT_SECRET its secret?): %w", err)
 		}
 	}

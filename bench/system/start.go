@@ -3,8 +3,6 @@ package system
 import (
 	"context"
 	"errors"
-	"flashgate/bench/load"
-	"flashgate/internal/rig"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,6 +11,10 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"flashgate/bench/load"
+	"flashgate/bench/usage"
+	"flashgate/internal/rig"
 )
 
 const (
@@ -32,14 +34,14 @@ type Daemon struct {
 	err       error         // how it ended; read after ended
 }
 
-func startDaemon(command string, args []string, config, dir, name string, listen, operators string) (*Daemon, error) {
+// startDaemon starts a process; its operators' port is "" if it has none.
+func startDaemon(command string, args []string, dir, name, listen, operators string) (*Daemon, error) {
 	d := &Daemon{name: name, listen: listen, operators: operators, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(d.log)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = log.Close() }()
-	args = append(args, "--config", config, "--listen", listen, "--operators-listen", operators)
 	d.cmd = exec.Command(command, args...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	// A group of its own: Ctrl-C in the terminal is for the driver, which then
@@ -55,7 +57,7 @@ func startDaemon(command string, args []string, config, dir, name string, listen
 	return d, nil
 }
 
-// ready waits for the daemon's /readyz.
+// ready waits for the daemon's /readyz, or, if it has none, until it takes connections.
 func (d *Daemon) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeoutSeconds*time.Second)
 	defer cancel()
@@ -66,6 +68,11 @@ func (d *Daemon) ready(ctx context.Context) error {
 			gone = true
 			return nil
 		default:
+		}
+		if d.operators == "" {
+			c := load.NewConn(d.listen, probeTimeoutSeconds*time.Second)
+			defer c.Close()
+			return c.Dial()
 		}
 		c := load.NewConn(d.operators, probeTimeoutSeconds*time.Second)
 		defer c.Close()
@@ -127,44 +134,86 @@ const (
 	StartNone     = "none"     // it runs already
 	StartDaemons  = "daemons"  // gateways, workers and a reconciler, on the engines of the config
 	StartEmbedded = "embedded" // one process, engines included
+	StartAuto     = "auto"     // daemons if the engines of the config answer, or else embedded
 )
 
-// withSystem gives use a system to measure, as the options say, and stops
-// afterwards what it started. batchMax overrides the config's, unless "".
-func With(ctx context.Context, o *Options, p *load.Progress, batchMax string, use func(*System) error) (err error) {
+// With gives use a system to measure, as the options say, and stops afterwards what it
+// started. batchMax overrides the config's, unless "".
+func With(ctx context.Context, o *Options, p *load.Progress, batchMax string, use func(*System) error) error {
+	return inFolder(p, func(dir string) error {
+		sys := &System{command: o.Flashgate, Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p, Real: o.Start != StartEmbedded}
+		if o.Start == StartNone {
+			for _, raw := range o.Gateways {
+				addr, err := gatewayAddr(raw)
+				if err != nil {
+					return err
+				}
+				sys.Gateways = append(sys.Gateways, addr)
+			}
+			return use(sys)
+		}
+		return sys.whileUp(func() error {
+			if err := sys.start(ctx, o, batchMax); err != nil {
+				return err
+			}
+			return use(sys)
+		})
+	})
+}
+
+// WithServer is With of one process that is no flashgate: command, with its name and
+// where to listen as its arguments.
+func WithServer(ctx context.Context, o *Options, p *load.Progress, command, name string, use func(*System) error) error {
+	return inFolder(p, func(dir string) error {
+		addrs, err := rig.FreeAddresses(1)
+		if err != nil {
+			return err
+		}
+		sys := &System{Gateways: addrs, Dir: dir, Timeout: o.Timeout, Progress: p}
+		return sys.whileUp(func() error {
+			d, err := startDaemon(command, []string{name, addrs[0]}, dir, name, addrs[0], "")
+			if err != nil {
+				return err
+			}
+			sys.daemons = append(sys.daemons, d)
+			if err := d.ready(ctx); err != nil {
+				return err
+			}
+			return use(sys)
+		})
+	})
+}
+
+// WithEngines gives use the engines of the options alone, with nothing started.
+func WithEngines(o *Options, p *load.Progress, use func(*System) error) error {
+	return inFolder(p, func(dir string) error {
+		return use(&System{Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p, Real: o.Start != StartEmbedded})
+	})
+}
+
+// inFolder gives use a folder, which stays if it fails.
+func inFolder(p *load.Progress, use func(dir string) error) error {
 	dir, err := os.MkdirTemp("", "flashgate-bench-")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err == nil {
-			_ = os.RemoveAll(dir)
-			return
-		}
+	if err := use(dir); err != nil {
 		p.Step("logs and configs of the failed run are in %s", dir)
-	}()
-	sys := &System{command: o.Flashgate, Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p}
-	if o.Start == StartNone {
-		for _, raw := range o.Gateways {
-			addr, err := gatewayAddr(raw)
-			if err != nil {
-				return err
-			}
-			sys.Gateways = append(sys.Gateways, addr)
-		}
-		return use(sys)
+		return err
 	}
+	return os.RemoveAll(dir)
+}
+
+// whileUp stops all processes of the system after use, the gateways first: what they
+// still accept, the others still carry.
+func (s *System) whileUp(use func() error) (err error) {
 	defer func() {
-		p.Step("stopping %d processes", len(sys.daemons))
-		// Gateways first: what they still accept, the others still carry.
-		for _, d := range sys.daemons {
+		s.Progress.Step("stopping %d processes", len(s.daemons))
+		for _, d := range s.daemons {
 			err = errors.Join(err, d.stop())
 		}
 	}()
-	if err := sys.start(ctx, o, batchMax); err != nil {
-		return err
-	}
-	return use(sys)
+	return use()
 }
 
 // start starts the processes of a system; those that run are in s.daemons even if it
@@ -201,12 +250,13 @@ func (s *System) start(ctx context.Context, o *Options, batchMax string) error {
 		if o.Start == StartDaemons {
 			args = []string{strings.TrimRight(role, "-0123456789")}
 		}
-		d, err := startDaemon(s.command, args, s.Config, s.Dir, role, addrs[2*n], addrs[2*n+1])
+		args = append(args, "--config", s.Config, "--listen", addrs[2*n], "--operators-listen", addrs[2*n+1])
+		d, err := startDaemon(s.command, args, s.Dir, role, addrs[2*n], addrs[2*n+1])
 		if err != nil {
 			return err
 		}
 		s.daemons = append(s.daemons, d)
-		if o.Start == StartEmbedded || args[0] == "gateway" {
+		if o.Start == StartEmbedded || strings.HasPrefix(role, "gateway") {
 			s.Gateways = append(s.Gateways, d.listen)
 		}
 	}
@@ -216,6 +266,19 @@ func (s *System) start(ctx context.Context, o *Options, batchMax string) error {
 		}
 	}
 	return nil
+}
+
+// Watch watches the driver, the processes that it started, and the real engines of
+// this machine if they are what runs.
+func (s *System) Watch() *usage.Watch {
+	processes := []usage.Process{{Name: "driver", PIDs: []int{os.Getpid()}}}
+	for _, d := range s.daemons {
+		processes = append(processes, usage.Process{Name: d.name, PIDs: []int{d.cmd.Process.Pid}})
+	}
+	if s.Real {
+		processes = append(processes, usage.Engines()...)
+	}
+	return usage.Start(processes)
 }
 
 // SignalWorkers sends a signal to every worker that the run started.
@@ -230,7 +293,7 @@ func (s *System) SignalWorkers(sig syscall.Signal) error {
 	return nil
 }
 
-// buildFlashgate builds the program of this module into dir.
+// Build builds the program of this module into dir.
 func Build(ctx context.Context, dir string) (string, error) {
 	command := filepath.Join(dir, "flashgate")
 	out, err := exec.CommandContext(ctx, "go", "build", "-o", command, "flashgate").CombinedOutput()

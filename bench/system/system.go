@@ -5,17 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flashgate/bench/load"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/google/uuid"
+	"flashgate/bench/load"
 )
 
 const (
@@ -40,6 +38,7 @@ type System struct {
 	Dir      string    // for what the run has to write
 	Timeout  time.Duration
 	Progress *load.Progress
+	Real     bool // its engines are the real ones
 }
 
 // gatewayAddr makes host:port of a gateway's URL.
@@ -95,53 +94,6 @@ func (s *System) Measured(ctx context.Context, args ...string) ([]byte, Usage, e
 	return stdout.Bytes(), used, nil
 }
 
-// NewSaleID is a sale's id that no other run has.
-func NewSaleID(scenario string) string {
-	return fmt.Sprintf("bench-%s-%s-%s", scenario, time.Now().UTC().Format("20060102-150405"), uuid.NewString()[:8])
-}
-
-// openSale makes a sale of total units, one to a user, and waits until every
-// gateway sells it.
-func (s *System) openSale(ctx context.Context, id string, total int) error {
-	_, err := s.run(ctx, "sale", "create", "--id", id, "--title", "Load test "+id,
-		"--total", strconv.Itoa(total), "--price-cents", "9900", "--currency", "CNY",
-		"--per-user-limit", "1", "--starts-at", "now",
-		"--ends-at", time.Now().Add(saleDuration).UTC().Format(time.RFC3339))
-	if err != nil {
-		return err
-	}
-	if _, err := s.run(ctx, "sale", "open", id); err != nil {
-		return err
-	}
-	return s.awaitSale(ctx, id, "OPEN", int64(total), openTimeoutSeconds*time.Second)
-}
-
-// awaitSale waits until every gateway shows the sale in this state.
-func (s *System) awaitSale(ctx context.Context, id, status string, stockLeft int64, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	for _, addr := range s.Gateways {
-		err := await(ctx, func() error {
-			var page struct {
-				Status    string `json:"status"`
-				StockLeft int64  `json:"stock_left"`
-			}
-			if err := s.get(addr, "/v1/sales/"+id, "", &page); err != nil {
-				return err
-			}
-			if page.Status != status || page.StockLeft != stockLeft {
-				return fmt.Errorf("gateway %s: sale %s is %s with %d units left, and should be %s with %d",
-					addr, id, page.Status, page.StockLeft, status, stockLeft)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // get reads one JSON resource; an answer other than 200 is an error.
 func (s *System) get(addr, path, token string, into any) error {
 	c := load.NewConn(addr, s.Timeout)
@@ -183,13 +135,9 @@ func await(ctx context.Context, condition func() error) error {
 // a config may say.
 const auditWatermark = time.Second
 
-// audit has the program check its invariants on what is stored. ok is false for a
-// breach; findings are its JSON either way.
-func (s *System) audit(ctx context.Context, saleID string) (findings json.RawMessage, ok bool, err error) {
-	config, err := WriteConfig(s.Config, s.Dir, "audit.yaml", Setup{Watermark: auditWatermark.String()})
-	if err != nil {
-		return nil, false, err
-	}
+// audit has the program check its invariants on what is stored of a sale. ok is false
+// for a breach; findings are its JSON either way.
+func (s *System) audit(ctx context.Context, config, saleID string) (findings json.RawMessage, ok bool, err error) {
 	auditor := *s
 	auditor.Config = config
 	out, err := auditor.run(ctx, "audit", "--sale", saleID, "--json")

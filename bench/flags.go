@@ -1,0 +1,29 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"flashgate/bench/system"
+)
+
+func loadFlags(o *system.Options, cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.IntVar(&o.Connections, "connections", 256, "connections in all; each sends when its last request was answered")
+	f.DurationVar(&o.Timeout, "timeout", 10*time.Second, "for one answer; later is no answer")
+	f.StringVar(&o.JSONFile, "json", "", "write the report to this file too")
+}
+
+func systemFlags(o *system.Options, cmd *cobra.Command, start string) {
+	f := cmd.Flags()
+	f.StringVar(&o.Start, "start", start, "none (use --gateway), daemons, embedded, or auto: daemons if the engines of --config answer, or else embedded")
+	f.StringSliceVar(&o.Gateways, "gateway", []string{"http://127.0.0.1:8080"}, "URL of a running gateway; may be repeated, requests go round")
+	f.StringVar(&o.Flashgate, "flashgate", "", "the flashgate binary (default: built from this module)")
+	f.StringVar(&o.Config, "config", "", "config file (default: configs/embedded.yaml for --start embedded, else configs/local.yaml)")
+	f.IntVar(&o.GatewayCount, "gateways", 2, "gateways that --start daemons starts")
+	f.IntVar(&o.WorkerCount, "workers", 2, "workers that --start daemons starts")
+	f.StringVar(&o.Limits, "limits", system.LimitsRaised, "limits of what --start starts: raised (one machine plays all shoppers) or as-is")
+	f.BoolVar(&o.MySQL, "mysql", false, "count the rows in MySQL too, with the DSN in "+system.EnvMySQLDSN)
+	f.DurationVar(&o.Drain, "drain", 2*time.Minute, "how long the orders may take to the ledger after the burst")
+}
