@@ -278,6 +278,28 @@ func TestCompareOfBuilds(t *testing.T) {
 	require.Len(t, b.Runs, 4)
 }
 
+func TestScaleChangesOneThingAtATime(t *testing.T) {
+	t.Parallel()
+	out, rep, _, err := runWhole(t, "none", "scale", "--orders", "60", "--gateway-counts", "1", "--worker-counts", "1,2", "--sales", "1,3",
+		"--connection-counts", "2,8", "--stock", "10,1000", "--buyers", "100", "--slices", "2")
+	require.NoError(t, err, out)
+	var points []string
+	for _, run := range rep.Runs {
+		points = append(points, run.Scenario)
+	}
+	require.Equal(t, []string{"gateways: 1", "workers: 1", "workers: 2", "sales: 1", "sales: 3", "connections: 2", "connections: 8",
+		"stock: 10", "stock: 1000", "buyers: 100"}, points)
+	require.Positive(t, rep.Runs[9].Value("accepted, after 50"))
+}
+
+func TestScaleBeginsNothingAfterItsLimit(t *testing.T) {
+	t.Parallel()
+	out, rep, _, err := runWhole(t, "none", "scale", "--orders", "20", "--worker-counts", "", "--limit", "1ns")
+	require.NoError(t, err, out)
+	require.Empty(t, rep.Runs)
+	require.Contains(t, out, "ended before: gateways: 1")
+}
+
 func TestHello(t *testing.T) {
 	cmd := newCommand()
 	cmd.SetArgs([]string{"hello", "--requests", "2000", "--connections", "8"})
@@ -310,6 +332,8 @@ func TestOptionsAreRefusedBeforeAnythingStarts(t *testing.T) {
 		{"all", "--size", "0"},
 		{"all", "--repeat", "100"},
 		{"all", "--start", "none", "--flashgate", "x"},
+		{"scale", "--stock", "0"},
+		{"scale", "--limit", "0s"},
 		{"many", "--shoppers", "10", "--sales", "11"},
 		{"duplicates", "--sends", "1000"},
 		{"mixed", "--peak", "10", "--quiet", "20"},

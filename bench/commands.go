@@ -53,7 +53,7 @@ names, as flashgate itself does.`,
 		}
 		root.AddCommand(commands...)
 	}
-	group("whole", allCommand(), compareCommand())
+	group("whole", allCommand(), compareCommand(), scaleCommand())
 	group("scenario", helloCommand(), stormCommand(), acceptCommand(), duplicatesCommand(), mixedCommand(),
 		hotCommand(), manyCommand(), compareBatchCommand())
 	group("repair", reconcileCommand(), lagCommand())

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -137,6 +138,46 @@ bench/out/a.json and b.json.`,
 	cmd.Flags().IntVar(&su.Repeat, "repeat", 3, "of two builds: how often each is run")
 	cmd.Flags().Float64Var(&su.Size, "size", 1, "of two builds: factor of all counts of shoppers and requests")
 	cmd.Flags().StringVar(&folder, "out", outFolder, "of two builds: folder for a.json and b.json")
+	loadFlags(o, cmd)
+	systemFlags(o, cmd, system.StartAuto)
+	return cmd
+}
+
+func scaleCommand() *cobra.Command {
+	o, sc, out := &system.Options{}, &scenario.Scale{}, &output{}
+	cmd := &cobra.Command{
+		Use:   "scale",
+		Short: "How it scales: one thing changed at a time",
+		Long: `Changes one thing at a time and sells --orders at each point: gateways, workers, sales
+(over the masters of Redis), connections, and units on sale; then sells to --buyers in
+one sale, slice by slice: the processor time of a purchase must not grow with what was
+sold before. An empty list leaves a thing out. No point begins after --limit.`,
+		Example: `  go run ./bench scale --start daemons --gateway-counts 1,2,4 --worker-counts "" --sales "" --connection-counts "" --stock "" --buyers 0`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := sc.Check(); err != nil {
+				return err
+			}
+			return prepared(o, cmd, sc.Shoppers(), func(p *load.Progress) error {
+				if o.Start == system.StartNone {
+					return errors.New("scale starts the processes itself: --start daemons, embedded or auto")
+				}
+				rep, err := sc.Run(cmd.Context(), o, p)
+				return out.finish(cmd.OutOrStdout(), rep, err)
+			})
+		},
+	}
+	f := cmd.Flags()
+	counts(f, &sc.Gateways, "gateway-counts", []int{1, 2, 4}, "gateways; real engines only")
+	counts(f, &sc.Workers, "worker-counts", []int{1, 2, 4}, "workers; real engines only")
+	counts(f, &sc.Sales, "sales", []int{1, 4, 16}, "sales that the shoppers are spread over")
+	counts(f, &sc.Connections, "connection-counts", []int{256, 1024, 4096}, "connections")
+	counts(f, &sc.Stock, "stock", []int{100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000}, "units on sale")
+	f.IntVar(&sc.Orders, "orders", 20_000, "shoppers of each point")
+	f.IntVar(&sc.Buyers, "buyers", 1_000_000, "of the one large sale; 0 = none")
+	f.IntVar(&sc.Slices, "slices", 10, "of the one large sale")
+	f.DurationVar(&sc.Limit, "limit", 10*time.Minute, "no point begins later than this")
+	out.flags(cmd, "scale")
 	loadFlags(o, cmd)
 	systemFlags(o, cmd, system.StartAuto)
 	return cmd

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"flashgate/bench/system"
 )
@@ -26,4 +30,34 @@ func systemFlags(o *system.Options, cmd *cobra.Command, start string) {
 	f.StringVar(&o.Limits, "limits", system.LimitsRaised, "limits of what --start starts: raised (one machine plays all shoppers) or as-is")
 	f.BoolVar(&o.MySQL, "mysql", false, "count the rows in MySQL too, with the DSN in "+system.EnvMySQLDSN)
 	f.DurationVar(&o.Drain, "drain", 2*time.Minute, "how long the orders may take to the ledger after the burst")
+}
+
+// countList is a flag of numbers with commas between; "" is none, which pflag's own
+// refuses.
+type countList []int
+
+func counts(f *pflag.FlagSet, to *[]int, name string, value []int, usage string) {
+	*to = value
+	f.Var((*countList)(to), name, usage)
+}
+
+func (l *countList) Type() string { return "ints" }
+
+func (l *countList) String() string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint([]int(*l)), " ", ","), "[]")
+}
+
+func (l *countList) Set(text string) error {
+	*l = nil
+	if text == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(part))
+		if err != nil {
+			return err
+		}
+		*l = append(*l, n)
+	}
+	return nil
 }
