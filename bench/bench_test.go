@@ -338,6 +338,10 @@ func TestOptionsAreRefusedBeforeAnythingStarts(t *testing.T) {
 		{"duplicates", "--sends", "1000"},
 		{"mixed", "--peak", "10", "--quiet", "20"},
 		{"compare", "no-such-file", "nor-this"},
+		{"k6", "tempest"},
+		{"k6", "storm", "--k6", "no-such-file"},
+		{"vegeta", "--rate", "0"},
+		{"targets"},
 	} {
 		cmd := newCommand()
 		cmd.SetArgs(args)

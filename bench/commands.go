@@ -46,6 +46,7 @@ names, as flashgate itself does.`,
 		&cobra.Group{ID: "whole", Title: "The whole:"},
 		&cobra.Group{ID: "scenario", Title: "Scenarios:"},
 		&cobra.Group{ID: "repair", Title: "Beside repairs:"},
+		&cobra.Group{ID: "tool", Title: "By other tools:"},
 	)
 	group := func(id string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -57,6 +58,7 @@ names, as flashgate itself does.`,
 	group("scenario", helloCommand(), stormCommand(), acceptCommand(), duplicatesCommand(), mixedCommand(),
 		hotCommand(), manyCommand(), compareBatchCommand())
 	group("repair", reconcileCommand(), lagCommand())
+	group("tool", k6Command(), vegetaCommand(), targetsCommand())
 	root.AddCommand(helloServerCommand())
 	return root
 }
