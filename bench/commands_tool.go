@@ -18,8 +18,8 @@ func k6Command() *cobra.Command {
 		Use:   "k6 opening|storm|soak",
 		Short: "A script of bench/k6, with thresholds, and an audit afterwards",
 		Long: `Makes a sale, runs a script of bench/k6 against it, and audits: opening is the wave of
-the opening second, storm is many shoppers for few units, soak a steady rate with every
-order looked at until it is in the ledger. A threshold that is missed fails the run, and
+the opening second, storm is many shoppers for few units, soak a steady rate with one
+order in ten looked at until it is in the ledger. A threshold that is missed fails the run, and
 so does a purchase that k6 was told yes for and the ledger has not.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -31,13 +31,13 @@ so does a purchase that k6 was told yes for and the ledger has not.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&k.Binary, "k6", ".run/bin/k6", "the k6 binary; make bench-k6 builds it")
+	f.StringVar(&k.Binary, "k6", "k6", "the k6 binary; make bench-k6 builds one")
 	f.StringVar(&k.Folder, "scripts", "bench/k6", "folder of the scripts")
 	f.IntVar(&k.Shoppers, "shoppers", 5_000, "of storm")
-	f.IntVar(&k.Units, "units", 1_000, "on sale")
-	f.IntVar(&k.Rate, "rate", 500, "arrivals a second: at the peak of opening, all along in soak")
+	f.IntVar(&k.Units, "units", 0, "on sale; 0 = 1,000 in storm, a tenth of --rate in opening, one for everybody in soak")
+	f.IntVar(&k.Rate, "rate", 0, "arrivals a second: at the peak of opening (0 = 500), all along in soak (0 = 200)")
 	f.DurationVar(&k.Duration, "duration", 30*time.Second, "of soak")
-	f.IntVar(&k.VUs, "vus", 128, "virtual users at most")
+	f.IntVar(&k.VUs, "vus", 256, "virtual users at most")
 	loadFlags(o, cmd)
 	systemFlags(o, cmd, system.StartAuto)
 	return cmd
@@ -61,7 +61,7 @@ told 202 as there are units, all others 409.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&v.Binary, "vegeta", ".run/bin/vegeta", "the vegeta binary; make bench-vegeta builds it")
+	f.StringVar(&v.Binary, "vegeta", "vegeta", "the vegeta binary; make bench-vegeta builds one")
 	f.IntVar(&v.Rate, "rate", 1_000, "purchases a second")
 	f.DurationVar(&v.Duration, "duration", 10*time.Second, "of the attack")
 	f.IntVar(&v.Units, "units", 2_000, "on sale")

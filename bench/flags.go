@@ -28,6 +28,7 @@ func systemFlags(o *system.Options, cmd *cobra.Command, start string) {
 	f.IntVar(&o.GatewayCount, "gateways", 2, "gateways that --start daemons starts")
 	f.IntVar(&o.WorkerCount, "workers", 2, "workers that --start daemons starts")
 	f.StringVar(&o.Limits, "limits", system.LimitsRaised, "limits of what --start starts: raised (one machine plays all shoppers) or as-is")
+	f.BoolVar(&o.Own, "own", start == system.StartAuto, "on the real engines, use a database and a topic of the run's own, and leave nothing behind")
 	f.BoolVar(&o.MySQL, "mysql", false, "count the rows in MySQL too, with the DSN in "+system.EnvMySQLDSN)
 	f.DurationVar(&o.Drain, "drain", 2*time.Minute, "how long the orders may take to the ledger after the burst")
 }

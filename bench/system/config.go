@@ -21,6 +21,11 @@ var (
 
 	keyRedis       = []string{"redis", "addresses"}
 	keyNameServers = []string{"rocketmq", "name_servers"}
+	keyDSNVariable = []string{"mysql", "dsn", "env"}
+
+	keyTopic         = []string{"rocketmq", "topic"}
+	keyProducerGroup = []string{"rocketmq", "producer_group"}
+	keyConsumerGroup = []string{"rocketmq", "consumer_group"}
 )
 
 // fileKeys are those whose values are paths, to be found from the copy's folder too.
@@ -162,6 +167,7 @@ type Setup struct {
 	batchMax          string // "" = as given
 	Watermark         string // "" = as given
 	dataDir           string // of embedded engines; "" = as given
+	ownBus            bool   // topic and groups are those of a run that has its own
 }
 
 // WriteConfig writes a changed copy of a config file, and of its limits file, into
@@ -187,13 +193,18 @@ func WriteConfig(from, dir, name string, s Setup) (string, error) {
 			return "", err
 		}
 	}
-	for _, change := range []struct {
+	type change struct {
 		key   []string
 		value string
-	}{
+	}
+	changes := []change{
 		{keyListen, s.listen}, {KeyOperators, s.operators}, {KeyLimits, limits},
 		{keyBatchMax, s.batchMax}, {keyWatermark, s.Watermark}, {keyData, s.dataDir},
-	} {
+	}
+	if s.ownBus {
+		changes = append(changes, change{keyTopic, ownTopic}, change{keyProducerGroup, ownProducerGroup}, change{keyConsumerGroup, ownConsumerGroup})
+	}
+	for _, change := range changes {
 		if change.value == "" {
 			continue
 		}

@@ -18,7 +18,12 @@ const (
 
 // Secret is the value of a variable as the daemons of this system see it: from the
 // environment, or else from the file that their config names; "" if from neither.
-func (s *System) Secret(name string) string { return secret(s.Config, name) }
+func (s *System) Secret(name string) string {
+	if s.own != nil && name == EnvMySQLDSN {
+		return s.own.dsn
+	}
+	return secret(s.Config, name)
+}
 
 func secret(config, name string) string {
 	if value := os.Getenv(name); value != "" {

@@ -11,6 +11,14 @@ import (
 // saleKeys are the keys of a sale in Redis, as the documents name them.
 var saleKeys = []string{"stock", "buyers", "batches", "pending", "meta"}
 
+func keysOf(sale string) []string {
+	keys := make([]string, len(saleKeys))
+	for i, key := range saleKeys {
+		keys[i] = "fg:{" + sale + "}:" + key
+	}
+	return keys
+}
+
 const (
 	memoryTimeoutSeconds = 30 // MEMORY USAGE looks at every field of a large hash
 	everyField           = 0  // of MEMORY USAGE's SAMPLES: estimate nothing
@@ -31,8 +39,8 @@ func (s *System) RedisBytes(ctx context.Context, sales []Sale) (bytes int64, err
 	}
 	defer client.Close()
 	for _, sale := range sales {
-		for _, key := range saleKeys {
-			n, err := client.Do(ctx, client.B().MemoryUsage().Key("fg:{"+sale.ID+"}:"+key).Samples(everyField).Build()).AsInt64()
+		for _, key := range keysOf(sale.ID) {
+			n, err := client.Do(ctx, client.B().MemoryUsage().Key(key).Samples(everyField).Build()).AsInt64()
 			if rueidis.IsRedisNil(err) {
 				continue // nothing pending, no batch open
 			}

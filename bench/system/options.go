@@ -23,6 +23,8 @@ type Options struct {
 	Config                    string   // its config file; "" = ConfigFile decides
 	Limits                    string   // limitsRaised or LimitsAsIs
 	MySQL                     bool
+	Own                       bool // a database and a topic of the run's own
+	own                       *own // within WithOwn
 	Connections               int
 	Timeout, Drain            time.Duration
 	JSONFile                  string

@@ -25,7 +25,7 @@ type Sale struct {
 // scenario's name becomes a dash.
 func NewSaleID(scenario string) string {
 	scenario = strings.Map(func(r rune) rune {
-		if r < 'a' || r > 'z' {
+		if (r < 'a' || r > 'z') && (r < '0' || r > '9') {
 			return '-'
 		}
 		return r
@@ -45,6 +45,7 @@ func NewSales(id string, n, total int) []Sale {
 
 // Open makes a sale and waits until every gateway shows it.
 func (s *System) Open(ctx context.Context, sale Sale) error {
+	s.own.note(sale.ID)
 	starts, status := "now", "OPEN"
 	if !sale.StartsAt.IsZero() {
 		starts, status = sale.StartsAt.UTC().Format(time.RFC3339Nano), "UPCOMING"

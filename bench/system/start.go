@@ -35,7 +35,7 @@ type Daemon struct {
 }
 
 // startDaemon starts a process; its operators' port is "" if it has none.
-func startDaemon(command string, args []string, dir, name, listen, operators string) (*Daemon, error) {
+func startDaemon(command string, args, env []string, dir, name, listen, operators string) (*Daemon, error) {
 	d := &Daemon{name: name, listen: listen, operators: operators, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(d.log)
 	if err != nil {
@@ -43,6 +43,7 @@ func startDaemon(command string, args []string, dir, name, listen, operators str
 	}
 	defer func() { _ = log.Close() }()
 	d.cmd = exec.Command(command, args...)
+	d.cmd.Env = env
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	// A group of its own: Ctrl-C in the terminal is for the driver, which then
 	// stops its daemons in good order.
@@ -141,7 +142,7 @@ const (
 // started. batchMax overrides the config's, unless "".
 func With(ctx context.Context, o *Options, p *load.Progress, batchMax string, use func(*System) error) error {
 	return inFolder(p, func(dir string) error {
-		sys := &System{command: o.Flashgate, Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p, Real: o.Start != StartEmbedded}
+		sys := &System{command: o.Flashgate, Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p, Real: o.Start != StartEmbedded, own: o.own}
 		if o.Start == StartNone {
 			for _, raw := range o.Gateways {
 				addr, err := gatewayAddr(raw)
@@ -171,7 +172,7 @@ func WithServer(ctx context.Context, o *Options, p *load.Progress, command, name
 		}
 		sys := &System{Gateways: addrs, Dir: dir, Timeout: o.Timeout, Progress: p}
 		return sys.whileUp(func() error {
-			d, err := startDaemon(command, []string{name, addrs[0]}, dir, name, addrs[0], "")
+			d, err := startDaemon(command, []string{name, addrs[0]}, os.Environ(), dir, name, addrs[0], "")
 			if err != nil {
 				return err
 			}
@@ -187,7 +188,7 @@ func WithServer(ctx context.Context, o *Options, p *load.Progress, command, name
 // WithEngines gives use the engines of the options alone, with nothing started.
 func WithEngines(o *Options, p *load.Progress, use func(*System) error) error {
 	return inFolder(p, func(dir string) error {
-		return use(&System{Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p, Real: o.Start != StartEmbedded})
+		return use(&System{Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p, Real: o.Start != StartEmbedded, own: o.own})
 	})
 }
 
@@ -229,6 +230,7 @@ func (s *System) start(ctx context.Context, o *Options, batchMax string) error {
 		operators:   addrs[1],
 		raiseLimits: o.Limits == LimitsRaised,
 		batchMax:    batchMax,
+		ownBus:      s.own != nil,
 	}
 	if o.Start == StartEmbedded {
 		// Its audit is made by the process, with the watermark of the process.
@@ -251,7 +253,7 @@ func (s *System) start(ctx context.Context, o *Options, batchMax string) error {
 			args = []string{strings.TrimRight(role, "-0123456789")}
 		}
 		args = append(args, "--config", s.Config, "--listen", addrs[2*n], "--operators-listen", addrs[2*n+1])
-		d, err := startDaemon(s.command, args, s.Dir, role, addrs[2*n], addrs[2*n+1])
+		d, err := startDaemon(s.command, args, s.own.env(), s.Dir, role, addrs[2*n], addrs[2*n+1])
 		if err != nil {
 			return err
 		}

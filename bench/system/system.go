@@ -39,6 +39,7 @@ type System struct {
 	Timeout  time.Duration
 	Progress *load.Progress
 	Real     bool // its engines are the real ones
+	own      *own // nil: it shares what its config names
 }
 
 // gatewayAddr makes host:port of a gateway's URL.
@@ -74,6 +75,7 @@ func (s *System) Measured(ctx context.Context, args ...string) ([]byte, Usage, e
 	cmd := exec.CommandContext(ctx, s.command, append(args, "--config", s.Config)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopTimeoutSeconds * time.Second
+	cmd.Env = s.own.env()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -21,8 +22,8 @@ type K6 struct {
 	Script   string // opening, storm or soak
 	Folder   string // where the scripts are
 	Shoppers int
-	Units    int
-	Rate     int           // arrivals a second: at the peak of opening, all along in soak
+	Units    int           // 0 = what suits the script
+	Rate     int           // arrivals a second: at the peak of opening, all along in soak; 0 = what suits the script
 	Duration time.Duration // of soak
 	VUs      int           // virtual users at most, each with a connection
 }
@@ -42,13 +43,48 @@ func (k *K6) Check() error {
 	switch {
 	case k.Script != Opening && k.Script != Storm && k.Script != Soak:
 		return fmt.Errorf("want one of %s, %s and %s, got %q", Opening, Storm, Soak, k.Script)
-	case k.Units < 1 || k.Rate < 1 || k.VUs < 1 || k.Duration <= 0:
-		return errors.New("--units, --rate, --vus and --duration: want more than 0")
+	case k.Units < 0 || k.Rate < 0 || k.VUs < 1 || k.Duration <= 0:
+		return errors.New("--vus and --duration: want more than 0; --rate and --units: 0 or more")
 	}
-	if _, err := os.Stat(k.Binary); err != nil {
-		return fmt.Errorf("%w: `make bench-k6` builds it", err)
+	if _, err := exec.LookPath(k.Binary); err != nil {
+		return fmt.Errorf("%w: `make bench-k6` builds one", err)
 	}
 	return nil
+}
+
+// What suits the scripts: two cores that run everything manage the rates with much to
+// spare, and a storm is sold out long before it is over.
+const (
+	openingRate = 500
+	soakRate    = 200
+	stormUnits  = 1_000
+)
+
+// rate is the arrivals a second.
+func (k *K6) rate() int {
+	switch {
+	case k.Rate > 0:
+		return k.Rate
+	case k.Script == Soak:
+		return soakRate
+	default:
+		return openingRate
+	}
+}
+
+// units is how many there are: a soak has one for everybody, an opening is sold out in
+// its first seconds.
+func (k *K6) units() int {
+	switch {
+	case k.Units > 0:
+		return k.Units
+	case k.Script == Soak:
+		return max(1, int(float64(k.rate())*k.Duration.Seconds()))
+	case k.Script == Opening:
+		return max(1, k.rate()/10)
+	default:
+		return stormUnits
+	}
 }
 
 // summary is what is read of k6's --summary-export.
@@ -75,13 +111,13 @@ func (k *K6) Run(ctx context.Context, sys *system.System, o *system.Options) (*r
 	if secret == "" {
 		return nil, errors.New(system.EnvJWTSecret + " is not to be had: k6 signs its shoppers' tokens itself")
 	}
-	sale := system.Sale{ID: rep.Sale, Total: k.Units}
+	sale := system.Sale{ID: rep.Sale, Total: k.units()}
 	starts := int64(0)
 	if k.Script == Opening {
 		sale.StartsAt = time.Now().Add(openingAfter)
 		starts = sale.StartsAt.UnixMilli()
 	}
-	rep.Set("units", k.Units)
+	rep.Set("units", sale.Total)
 	rep.Set("gateways", len(sys.Gateways))
 	if err := sys.Open(ctx, sale); err != nil {
 		return nil, err
@@ -94,7 +130,7 @@ func (k *K6) Run(ctx context.Context, sys *system.System, o *system.Options) (*r
 	sys.Progress.Step("k6 %s", k.Script)
 	ended := run(ctx, []string{
 		"GATEWAYS=" + strings.Join(urls, ","), "SALE=" + sale.ID, system.EnvJWTSecret + "=" + secret,
-		"SHOPPERS=" + strconv.Itoa(k.Shoppers), "RATE=" + strconv.Itoa(k.Rate), "VUS=" + strconv.Itoa(k.VUs),
+		"SHOPPERS=" + strconv.Itoa(k.Shoppers), "RATE=" + strconv.Itoa(k.rate()), "VUS=" + strconv.Itoa(k.VUs),
 		"DURATION=" + k.Duration.String(), "STARTS_AT_MS=" + strconv.FormatInt(starts, 10), "K6_NO_USAGE_REPORT=true",
 	}, nil, os.Stdout, k.Binary, "run", "--quiet", "--no-color", "--summary-trend-stats", "med,p(90),p(99),max", "--summary-export", export,
 		filepath.Join(k.Folder, k.Script+".js"))
@@ -113,12 +149,12 @@ func (k *K6) Run(ctx context.Context, sys *system.System, o *system.Options) (*r
 	if err := verify(ctx, sys, o, rep, sale, s.count("purchases_accepted"), s.count("purchases_unanswered")); err != nil {
 		return rep, err
 	}
-	for _, name := range []string{"purchases_accepted", "purchases_replayed", "purchases_sold_out", "purchases_not_started", "pages"} {
+	for _, name := range []string{"purchases_accepted", "purchases_replayed", "purchases_sold_out", "purchases_not_started", "purchases_unavailable", "purchases_outcome_unknown", "pages", "dropped_iterations"} {
 		if n := s.count(name); n > 0 {
 			rep.Figure(strings.ReplaceAll(name, "_", " "), float64(n), "")
 		}
 	}
-	for _, name := range []string{"purchase_ms", "page_ms"} {
+	for _, name := range []string{"purchase_ms", "page_ms", "persisted_ms"} {
 		if m := s.Metrics[name]; m.P99 != nil && m.P50 != nil {
 			rep.Figure(strings.TrimSuffix(name, "_ms")+" P50", *m.P50, "ms")
 			rep.Figure(strings.TrimSuffix(name, "_ms")+" P99", *m.P99, "ms")

@@ -1,3 +1,4 @@
+// What `make bench-vegeta` builds vegeta with; `go build -modfile` reads it in place of go.mod.
 module flashgate
 
 go 1.26.0
