@@ -24,7 +24,7 @@ const (
 	ownTopic         = "flashgate-bench-orders"
 	ownProducerGroup = "flashgate-bench-gateway"
 	ownConsumerGroup = "flashgate-bench-worker"
-	ownLock          = "flashgate-bench"
+	ownLock          = "flashgate-bench " // and the database of the config
 )
 
 const (
@@ -82,7 +82,7 @@ func WithOwn(ctx context.Context, o *Options, p *load.Progress, use func() error
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	unlock, err := lock(ctx, db)
+	unlock, err := lock(ctx, db, ownLock+dsn.DBName)
 	if err != nil {
 		return err
 	}
@@ -112,20 +112,20 @@ func WithOwn(ctx context.Context, o *Options, p *load.Progress, use func() error
 }
 
 // lock takes the bus of such runs for this one, until unlock.
-func lock(ctx context.Context, db *sql.DB) (unlock func(), err error) {
+func lock(ctx context.Context, db *sql.DB, name string) (unlock func(), err error) {
 	conn, err := db.Conn(ctx) // the lock is the connection's
 	if err != nil {
 		return nil, fmt.Errorf("the ledger: %w", err)
 	}
 	var got int
-	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0)", ownLock).Scan(&got); err != nil {
+	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0)", name).Scan(&got); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	if got != 1 {
 		return nil, errors.Join(errors.New("another run of the driver is using these engines: wait for its end, or give --own=false"), conn.Close())
 	}
 	return func() {
-		_, _ = conn.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK(?)", ownLock) // gone with the connection at the latest
+		_, _ = conn.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK(?)", name) // gone with the connection at the latest
 		_ = conn.Close()
 	}, nil
 }
