@@ -354,6 +354,9 @@ func TestOptionsAreRefusedBeforeAnythingStarts(t *testing.T) {
 		{"k6", "storm", "--k6", "no-such-file"},
 		{"vegeta", "--rate", "0"},
 		{"targets"},
+		{"rebuild"},
+		{"rebuild", "--flushall", "x", "--start", "embedded"},
+		{"rebuild", "--flushall", "x", "--orders", "0"},
 	} {
 		cmd := newCommand()
 		cmd.SetArgs(args)

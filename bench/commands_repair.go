@@ -65,3 +65,36 @@ persist them itself, but must find nothing.`,
 	systemFlags(o, cmd, system.StartDaemons)
 	return cmd
 }
+
+func rebuildCommand() *cobra.Command {
+	o, rb := &system.Options{}, &scenario.Rebuild{}
+	cmd := &cobra.Command{
+		Use:   "rebuild",
+		Short: "How long a sale that Redis has lost takes to sell again, and that nothing is lost",
+		Long: `Sells --orders of a sale, then goes on at --rate purchases a second, empties the Redis
+master that owns the sale (FLUSHALL, so for a cluster of tests), and goes on. Whoever was
+answered 503 asks again with the same key, as a shopper would. Every order that was
+promised, before or after, must be in the ledger and shown to its owner.`,
+		Example: "  bench rebuild --flushall 127.0.0.1:7001 --orders 100000",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Start == system.StartEmbedded {
+				return errors.New("rebuild empties a Redis master: --start daemons or none")
+			}
+			if err := rb.Check(); err != nil {
+				return err
+			}
+			rb.Probes = max(o.GatewayCount, len(o.Gateways))
+			return runScenario(o, cmd, rb.Shoppers(), rb.Run)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&rb.Redis, "flushall", "", "a node of the Redis Cluster; its master that owns the sale is emptied, with all that it holds")
+	f.IntVar(&rb.Orders, "orders", 100_000, "orders that the sale has when it is lost")
+	f.Float64Var(&rb.Rate, "rate", 500, "purchases a second while it is lost")
+	f.DurationVar(&rb.Window, "window", 5*time.Second, "how long to sell at --rate before it is lost, and after it sells again")
+	f.DurationVar(&rb.Longest, "longest", 2*time.Minute, "how long it may take to sell again")
+	loadFlags(o, cmd)
+	systemFlags(o, cmd, system.StartDaemons)
+	return cmd
+}

@@ -185,23 +185,50 @@ func (rl *ReconcileLoad) figures(rep *report.Report, passes []pass, without, wit
 // allPlaced checks that everyone who asked was told yes, and returns their orders. It
 // cuts off what the end of a load left unsent.
 func allPlaced(rep *report.Report, rec *load.Recording, shoppers []load.Shopper) ([]system.Placed, error) {
-	sent := len(rec.Answers)
-	for sent > 0 && rec.Answers[sent-1].Kind == load.KindNotSent {
-		sent--
-	}
-	rec.Answers = rec.Answers[:sent]
+	cutUnsent(rec)
 	rep.Breaches = append(rep.Breaches, checkAccept(rec.Answers, rec.Kinds, rec.Stopped)...)
 	if len(rep.Breaches) > 0 {
 		rep.Answered(rec)
 		return nil, report.ErrBroken
 	}
-	orders := make([]system.Placed, 0, sent)
-	for i := range rec.Answers {
-		if a := &rec.Answers[i]; a.Order != 0 {
+	return ordersOf(rec.Answers, shoppers), nil
+}
+
+// placedInTheEnd has those who were answered 503 ask again, checks that everyone who
+// asked has an order in the end, and returns the orders, and how often someone asked
+// again. It cuts off what the end of a load left unsent.
+func placedInTheEnd(ctx context.Context, sys *system.System, rep *report.Report, rec *load.Recording, shoppers []load.Shopper) ([]system.Placed, int, error) {
+	cutUnsent(rec)
+	last, asked, err := askAgain(ctx, sys, shoppers, rec)
+	rep.Answered(rec)
+	if err != nil {
+		return nil, asked, err
+	}
+	rep.Breaches = append(rep.Breaches, checkAccept(last, rec.Kinds, rec.Stopped)...)
+	if len(rep.Breaches) > 0 {
+		return nil, asked, report.ErrBroken
+	}
+	return ordersOf(last, shoppers), asked, nil
+}
+
+// cutUnsent drops the answers to what was not sent, which are the last.
+func cutUnsent(rec *load.Recording) {
+	sent := len(rec.Answers)
+	for sent > 0 && rec.Answers[sent-1].Kind == load.KindNotSent {
+		sent--
+	}
+	rec.Answers = rec.Answers[:sent]
+}
+
+// ordersOf are the orders of the shoppers' answers.
+func ordersOf(answers []load.Answer, shoppers []load.Shopper) []system.Placed {
+	orders := make([]system.Placed, 0, len(answers))
+	for i := range answers {
+		if a := &answers[i]; a.Order != 0 {
 			orders = append(orders, system.Placed{Order: a.Order, Owner: &shoppers[i]})
 		}
 	}
-	return orders, nil
+	return orders
 }
 
 // newest are the last of the orders.

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	commandTimeoutSeconds = 120 // for one flashgate command; the slowest is an audit of a large sale
+	commandTimeoutSeconds = 600 // for one flashgate command; the slowest is a reconcile of a large sale
 	openTimeoutSeconds    = 30  // for a sale to be loaded and open at every gateway; 1 s is promised
 	stockTimeoutSeconds   = 2   // for stock_left after the last order; 200 ms is promised
 	pollMillis            = 20  // between two looks at what is waited for
