@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"flashgate/internal/audit"
 	"flashgate/internal/ledger"
@@ -187,28 +190,42 @@ func (run *run) amendRecords(ctx context.Context, findings []audit.Finding) ([]o
 	if err != nil {
 		return nil, err
 	}
-	var taken []*ledger.Order
-	for i := range findings {
+	taken := make([]*ledger.Order, len(findings))
+	err = sideBySide(findings, func(i int) error {
 		r, o := records[findings[i].OrderID], stored[findings[i].OrderID]
 		if r == nil || o == nil {
 			out[i].gone = true
-			continue
+			return nil
 		}
 		if kind, _ := audit.Judge(r, o); kind != audit.QuantityDiffers && kind != audit.ReturnedButActive {
 			out[i].gone = true
-			continue
+			return nil
 		}
 		amended, err := run.o.Stock.Amend(ctx, run.sale.ID, r, o.Quantity, !o.Status.Active())
-		if err != nil {
-			return nil, err
-		}
-		if !amended {
+		switch {
+		case err != nil:
+			return err
+		case !amended:
 			out[i].why = "the record changed meanwhile: the next run looks again"
-		} else if o.Status.Active() {
-			taken = append(taken, o)
+		case o.Status.Active():
+			taken[i] = o
 		}
+		return nil
+	})
+	// Those that were amended, whatever became of the others.
+	taken = slices.DeleteFunc(taken, func(o *ledger.Order) bool { return o == nil })
+	return out, errors.Join(err, run.untake(ctx, taken))
+}
+
+// sideBySide calls mend with each finding's place, some at a time: what a repair of one
+// record takes is mostly the way to Redis and back. It returns the first error.
+func sideBySide(findings []audit.Finding, mend func(i int) error) error {
+	var mending errgroup.Group
+	mending.SetLimit(besides)
+	for i := range findings {
+		mending.Go(func() error { return mend(i) })
 	}
-	return out, run.untake(ctx, taken)
+	return mending.Wait()
 }
 
 // untake gives back what was just taken for an order that was cancelled in between: its
@@ -242,19 +259,16 @@ func (run *run) restoreOrders(ctx context.Context, findings []audit.Finding) ([]
 	if err != nil {
 		return nil, err
 	}
-	for i := range findings {
+	return out, sideBySide(findings, func(i int) error {
 		o := stored[findings[i].OrderID]
 		if o == nil || o.Status.Active() {
 			out[i].gone = true
-			continue
+			return nil
 		}
 		back, err := run.o.Stock.Restore(ctx, &o.Order, o.BatchID)
-		if err != nil {
-			return nil, err
-		}
-		out[i].gone = !back
-	}
-	return out, nil
+		out[i].gone = err == nil && !back
+		return err
+	})
 }
 
 func (run *run) runStuckTasks(ctx context.Context, findings []audit.Finding) ([]outcome, error) {
@@ -270,24 +284,26 @@ func (run *run) runStuckTasks(ctx context.Context, findings []audit.Finding) ([]
 	if err != nil {
 		return nil, err
 	}
-	var done []int64
-	for i := range findings {
+	given := make([]int64, len(findings)) // the task, once its units are back
+	err = sideBySide(findings, func(i int) error {
 		t, has := tasks[findings[i].OrderID]
 		o := stored[findings[i].OrderID]
 		switch {
 		case !has || t.State != ledger.TaskStuck:
 			out[i].gone = true
-			continue
+			return nil
 		case o != nil && o.Status.Active():
 			out[i].why = fmt.Sprintf("its order is %s: abandon the task, or cancel the order", o.Status)
-			continue
+			return nil
 		}
 		if _, err := run.o.Stock.Restore(ctx, &t.Order, t.BatchID); err != nil {
-			return nil, err
+			return err
 		}
-		done = append(done, t.ID)
-	}
-	return out, run.o.Ledger.TasksDone(ctx, done...)
+		given[i] = t.ID
+		return nil
+	})
+	given = slices.DeleteFunc(given, func(id int64) bool { return id == 0 })
+	return out, errors.Join(err, run.o.Ledger.TasksDone(ctx, given...))
 }
 
 func (run *run) recountRedis(ctx context.Context, findings []audit.Finding) ([]outcome, error) {

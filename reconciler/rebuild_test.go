@@ -385,6 +385,7 @@ func TestManyRebuildsAreBounded(t *testing.T) {
 // rebuilt. Afterwards every order that was promised holds its unit, once, and so it stays
 // when all has been delivered.
 func TestRebuildIsExact(t *testing.T) {
+	t.Parallel()
 	s := storetest.Embedded(t)
 	rapid.Check(t, func(t *rapid.T) {
 		const (

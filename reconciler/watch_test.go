@@ -133,6 +133,7 @@ func TestWhatIsInFlightIsAMetric(t *testing.T) {
 // TestNoBreachIsSeenInARunningSale: shoppers buy, gateways die, workers lag and orders are
 // refused, while rounds look on.
 func TestNoBreachIsSeenInARunningSale(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	storetest.Each(t, func(t *testing.T, s *storetest.Stores) {
 		const shoppers, batches, rounds = 4, 25, 150

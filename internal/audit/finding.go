@@ -177,5 +177,8 @@ func (b *Breach) String() string {
 	if b.BatchID != "" {
 		s += "  batch " + b.BatchID
 	}
+	if b.UserID != "" {
+		s += fmt.Sprintf("  user %q", b.UserID)
+	}
 	return s + "  " + b.Detail
 }

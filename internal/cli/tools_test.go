@@ -190,6 +190,8 @@ func TestReportCommands(t *testing.T) {
 			x.Apply(b)
 			x.Exec("UPDATE inventory SET locked = locked + 1, available = available - 1 WHERE sale_id = ?", sl.ID)
 		}
+		_, dry, _ := command("reconcile", "--once", "--dry-run", "--sale", sl.ID, x.config)
+		require.Contains(t, dry, "afresh from the", "a dry run says what would be done")
 		require.Contains(t, x.must("reconcile", "--once", "--sale", sl.ID), "1 repaired")
 		list := x.must("reconcile", "report")
 		require.Contains(t, list, sl.ID)
