@@ -191,7 +191,7 @@ func (run *run) amendRecords(ctx context.Context, findings []audit.Finding) ([]o
 		return nil, err
 	}
 	taken := make([]*ledger.Order, len(findings))
-	err = sideBySide(findings, func(i int) error {
+	err = sideBySide(out, func(i int) error {
 		r, o := records[findings[i].OrderID], stored[findings[i].OrderID]
 		if r == nil || o == nil {
 			out[i].gone = true
@@ -218,12 +218,20 @@ func (run *run) amendRecords(ctx context.Context, findings []audit.Finding) ([]o
 }
 
 // sideBySide calls mend with each finding's place, some at a time: what a repair of one
-// record takes is mostly the way to Redis and back. It returns the first error.
-func sideBySide(findings []audit.Finding, mend func(i int) error) error {
+// record takes is mostly the way to Redis and back. What Redis cannot hold is that
+// finding's outcome; any other error is returned, the first of them.
+func sideBySide(out []outcome, mend func(i int) error) error {
 	var mending errgroup.Group
 	mending.SetLimit(besides)
-	for i := range findings {
-		mending.Go(func() error { return mend(i) })
+	for i := range out {
+		mending.Go(func() error {
+			err := mend(i)
+			if errors.Is(err, stock.ErrUnfit) {
+				out[i].why = err.Error()
+				return nil
+			}
+			return err
+		})
 	}
 	return mending.Wait()
 }
@@ -259,7 +267,7 @@ func (run *run) restoreOrders(ctx context.Context, findings []audit.Finding) ([]
 	if err != nil {
 		return nil, err
 	}
-	return out, sideBySide(findings, func(i int) error {
+	return out, sideBySide(out, func(i int) error {
 		o := stored[findings[i].OrderID]
 		if o == nil || o.Status.Active() {
 			out[i].gone = true
@@ -285,7 +293,7 @@ func (run *run) runStuckTasks(ctx context.Context, findings []audit.Finding) ([]
 		return nil, err
 	}
 	given := make([]int64, len(findings)) // the task, once its units are back
-	err = sideBySide(findings, func(i int) error {
+	err = sideBySide(out, func(i int) error {
 		t, has := tasks[findings[i].OrderID]
 		o := stored[findings[i].OrderID]
 		switch {
