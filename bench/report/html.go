@@ -129,6 +129,12 @@ func newSection(runs []*Report) section {
 	return s
 }
 
+// colors are as many as a run has processes, and a report has scenarios.
+var colors = opts.Colors{
+	"#5470c6", "#91cc75", "#fac858", "#ee6666", "#73c0de", "#3ba272", "#fc8452", "#9a60b4", "#ea7ccc",
+	"#8d6e63", "#455a64", "#00897b", "#c0ca33", "#d81b60",
+}
+
 // line is an empty chart.
 func line(title, x, y, axis string) *charts.Line {
 	c := charts.NewLine()
@@ -137,9 +143,10 @@ func line(title, x, y, axis string) *charts.Line {
 		charts.WithTitleOpts(opts.Title{Title: title}),
 		charts.WithTooltipOpts(opts.Tooltip{Show: opts.Bool(true), Trigger: "axis"}),
 		charts.WithLegendOpts(opts.Legend{Show: opts.Bool(true), Bottom: "0"}),
-		charts.WithXAxisOpts(opts.XAxis{Name: x, Type: "value"}),
+		charts.WithXAxisOpts(opts.XAxis{Name: x, Type: "value", NameLocation: "middle", NameGap: 26}),
 		charts.WithYAxisOpts(opts.YAxis{Name: y, Type: axis}),
-		charts.WithGridOpts(opts.Grid{Top: "60", Bottom: "70", Left: "70", Right: "110"}),
+		charts.WithGridOpts(opts.Grid{Top: "60", Bottom: "100", Left: "70", Right: "40"}),
+		charts.WithColorsOpts(colors),
 	)
 	return c
 }
@@ -184,10 +191,17 @@ func rates(title string, series []Series) chart {
 // processes draws one line a process; stacked, what they take together shows too.
 func processes(title, unit string, stacked bool, used []usage.Usage, of func(usage.Sample) float64) chart {
 	c := line(title, "s", unit, "value")
+	// Of two axes with values, ECharts would stack along the first.
+	c.XAxisList[0].Type = "category"
+	var seconds []string
+	for _, s := range used[0].Samples { // all were looked at in the same moments
+		seconds = append(seconds, fmt.Sprintf("%.1f", s.Seconds))
+	}
+	c.SetXAxis(seconds)
 	for _, u := range used {
 		var data []opts.LineData
 		for _, s := range u.Samples {
-			data = append(data, point(s.Seconds, of(s)))
+			data = append(data, opts.LineData{Value: rounded(of(s))})
 		}
 		o := opts.LineChart{ShowSymbol: opts.Bool(false)}
 		series := []charts.SeriesOpts{}
@@ -201,6 +215,11 @@ func processes(title, unit string, stacked bool, used []usage.Usage, of func(usa
 }
 
 func point(x, y float64) opts.LineData {
+	return opts.LineData{Value: []float64{rounded(x), rounded(y)}}
+}
+
+// rounded keeps a page from being mostly digits.
+func rounded(v float64) float64 {
 	const thousandths = 1000
-	return opts.LineData{Value: []string{fmt.Sprint(math.Round(x*thousandths) / thousandths), fmt.Sprint(math.Round(y*thousandths) / thousandths)}}
+	return math.Round(v*thousandths) / thousandths
 }
