@@ -33,8 +33,10 @@ func (l *Lag) check() error {
 	return nil
 }
 
+// Shoppers is how many the run needs.
 func (l *Lag) Shoppers() int { return max(1, int(l.Rate*l.Duration.Seconds())) }
 
+// Run sells, with the workers behind, and reconciles all the while.
 func (l *Lag) Run(ctx context.Context, sys *system.System, o *system.Options) (rep *report.Report, err error) {
 	if err := l.check(); err != nil {
 		return nil, err

@@ -50,6 +50,7 @@ func (rl *ReconcileLoad) steady() int {
 	return int(rl.Rate * (rl.Window + rl.Longest).Seconds())
 }
 
+// Shoppers is how many the run needs at most.
 func (rl *ReconcileLoad) Shoppers() int { return rl.Orders + rl.Rounds*rl.steady() }
 
 // pass is what one reconcile took and saw.
@@ -81,6 +82,7 @@ func reconcileOnce(ctx context.Context, s *system.System, saleID string) (pass, 
 	return p, err
 }
 
+// Run sells with and without a reconcile, by turns.
 func (rl *ReconcileLoad) Run(ctx context.Context, sys *system.System, o *system.Options) (*report.Report, error) {
 	if err := rl.check(); err != nil {
 		return nil, err
@@ -174,7 +176,7 @@ func (rl *ReconcileLoad) figures(rep *report.Report, passes []pass, without, wit
 	rep.Figure("reconcile", median.Took.Seconds(), "s, median")
 	rep.Figure("orders compared", float64(median.compared), "")
 	rep.Figure("compared", float64(median.compared)/median.Took.Seconds(), "/s")
-	rep.Figure("processor", median.Cpu.Seconds(), "s")
+	rep.Figure("processor", median.CPU.Seconds(), "s")
 	rep.Figure("memory", float64(peak.PeakBytes)/(1<<20), "MiB at its peak")
 	accepted := func(a *load.Answer) bool { return a.Status == http.StatusAccepted }
 	rep.Latency("without", without, accepted)

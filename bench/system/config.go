@@ -31,7 +31,7 @@ var (
 // fileKeys are those whose values are paths, to be found from the copy's folder too.
 var fileKeys = [][]string{KeyLimits, {"env_file"}, {"redis", "tls_ca_file"}}
 
-// raisedLimit is the largest value that a limits file may hold. One machine plays
+// RaisedLimit is the largest value that a limits file may hold. One machine plays
 // all shoppers here, from one address, which the limits are there to refuse.
 const RaisedLimit = "100000000000"
 
@@ -44,6 +44,7 @@ type Document struct {
 	node yaml.Node
 }
 
+// ReadDocument reads a YAML file that is a mapping.
 func ReadDocument(path string) (*Document, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// newestWatched is how many of the newest orders are watched one by one until
+	// NewestWatched is how many of the newest orders are watched one by one until
 	// they are in the ledger. They lie in the last batches of every queue. The rest
 	// is asked for once, when these have arrived: watching all would load the
 	// machine whose drain is timed.
@@ -21,7 +21,7 @@ const (
 
 	restPauseMillis = 200 // before those that were still missing are asked for again
 
-	// lookUpConnections is far below what a gateway bounds its reads of the ledger
+	// LookUpConnections is far below what a gateway bounds its reads of the ledger
 	// at, so that a look is not refused.
 	LookUpConnections = 64
 )

@@ -30,6 +30,7 @@ type Options struct {
 	JSONFile                  string
 }
 
+// The limits that processes of the run are started with.
 const (
 	LimitsRaised = "raised"
 	LimitsAsIs   = "as-is"

@@ -56,7 +56,7 @@ func gatewayAddr(raw string) (string, error) {
 // Usage is what a command took of the machine.
 type Usage struct {
 	Took      time.Duration
-	Cpu       time.Duration // of all processors
+	CPU       time.Duration // of all processors
 	PeakBytes int64         // resident
 }
 
@@ -91,7 +91,7 @@ func (s *System) Measured(ctx context.Context, args ...string) ([]byte, Usage, e
 	}
 	used.Took = time.Since(began)
 	if state := cmd.ProcessState; state != nil {
-		used.Cpu = state.UserTime() + state.SystemTime()
+		used.CPU = state.UserTime() + state.SystemTime()
 	}
 	if err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {

@@ -120,12 +120,12 @@ func (x *explorer) history() {
 		}
 		if depth == len(x.path) {
 			sum := sha256.Sum256([]byte(h.fingerprint()))
-			if key := [16]byte(sum[:16]); x.seen[key] {
+			key := [16]byte(sum[:16])
+			if x.seen[key] {
 				x.joined++
 				break
-			} else {
-				x.seen[key] = true
 			}
+			x.seen[key] = true
 			x.path, x.widths = append(x.path, 0), append(x.widths, len(choices))
 		}
 		h.take(choices[x.path[depth]])
@@ -219,7 +219,7 @@ type optimist struct{ engines }
 func (e optimist) Confirm(ctx context.Context, b *sale.Batch) (stock.State, error) {
 	state, err := e.engines.Confirm(ctx, b)
 	if err != nil {
-		return stock.StateConfirmed, nil
+		state = stock.StateConfirmed
 	}
 	return state, nil
 }

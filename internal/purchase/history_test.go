@@ -136,7 +136,7 @@ func (h *history) sleep() {
 		return n
 	}
 	for before := waiting(); waiting() == before; synctest.Wait() {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond) // of the bubble's time
 	}
 }
 
@@ -169,7 +169,7 @@ func (h *history) finish() {
 		}
 	}
 	for slices.ContainsFunc(h.actors, func(a *actor) bool { return !a.ended }) {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond) // of the bubble's time
 		synctest.Wait()
 	}
 }
