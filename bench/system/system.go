@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"flashgate/bench/load"
+	"flashgate/bench/usage"
 )
 
 const (
@@ -21,8 +22,6 @@ const (
 	openTimeoutSeconds    = 30  // for a sale to be loaded and open at every gateway; 1 s is promised
 	stockTimeoutSeconds   = 2   // for stock_left after the last order; 200 ms is promised
 	pollMillis            = 20  // between two looks at what is waited for
-
-	rusageUnitBytes = 1 << 10 // Linux counts a process's resident memory in KiB
 
 	tokenTTL     = time.Hour // longer than any run
 	saleDuration = 24 * time.Hour
@@ -79,13 +78,20 @@ func (s *System) Measured(ctx context.Context, args ...string) ([]byte, Usage, e
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()
-	err := cmd.Run()
-	used := Usage{Took: time.Since(began)}
+	var used Usage
+	err := cmd.Start()
+	if err == nil {
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			used.PeakBytes = usage.Peak(cmd.Process.Pid)
+		}()
+		err = cmd.Wait()
+		<-watched
+	}
+	used.Took = time.Since(began)
 	if state := cmd.ProcessState; state != nil {
 		used.Cpu = state.UserTime() + state.SystemTime()
-		if of, ok := state.SysUsage().(*syscall.Rusage); ok {
-			used.PeakBytes = of.Maxrss * rusageUnitBytes
-		}
 	}
 	if err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
