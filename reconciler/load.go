@@ -18,6 +18,8 @@ const (
 	loadAheadSlices = 2
 	// loadSliceBatches is how many owed or dead batches are.
 	loadSliceBatches = 500
+	// loadKeptMinutes is how long a sale stays in Redis at least that was over when it was loaded.
+	loadKeptMinutes = 60
 	// loadSkewSeconds is by how much the clock of a worker that notes a settle may be behind.
 	loadSkewSeconds = 10
 	// loadNewsOrders is how often a long load says in the log how far it is.
@@ -68,6 +70,15 @@ func (r *Reconciler) load(ctx context.Context, saleID string) (bool, error) {
 	loaded, err := r.o.Stock.Load(ctx, &s, source)
 	if err != nil || !loaded {
 		return false, err
+	}
+	// Set at once: a sale that is loaded as its retention ends is looked after no more. One
+	// of long ago is there for whoever asked for it.
+	expires := s.EndsAt.Add(sale.Retention)
+	if least := time.Now().Add(loadKeptMinutes * time.Minute); expires.Before(least) {
+		expires = least
+	}
+	if err := r.o.Stock.ExpireAt(ctx, saleID, expires); err != nil {
+		r.o.Log.Warn("a loaded sale has no expiry in Redis yet; it is given one after its end", "sale", saleID, "err", err)
 	}
 	took := time.Since(began)
 	r.metrics.loads.Inc()

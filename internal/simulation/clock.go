@@ -110,8 +110,8 @@ type task struct {
 	turn  int // counts its waits, so that what would end an earlier one is ignored
 }
 
-// errKilled unwinds a task whose process was killed.
-var errKilled = errors.New("killed")
+// killed unwinds a task whose process was killed.
+type killed struct{}
 
 // start begins a task of a process, now.
 func (p *process) start(name string, body func(t *task)) *task {
@@ -119,7 +119,8 @@ func (p *process) start(name string, body func(t *task)) *task {
 	t.next, t.stop = iter.Pull(func(yield func(struct{}) bool) {
 		defer func() {
 			t.ended = true
-			if thrown := recover(); thrown != nil && thrown != errKilled {
+			thrown := recover()
+			if _, dead := thrown.(killed); thrown != nil && !dead {
 				panic(fmt.Sprintf("%s %s, seed %d: %v", p.name, name, p.w.seed, thrown))
 			}
 		}()
@@ -144,7 +145,7 @@ func (t *task) end() {
 // wait leaves the task until something wakes it.
 func (t *task) wait() {
 	if !t.yield(struct{}{}) {
-		panic(errKilled)
+		panic(killed{})
 	}
 }
 

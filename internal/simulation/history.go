@@ -178,9 +178,10 @@ func (w *world) checkRest() {
 // the invariant that it breaks at rest.
 func (w *world) difference(c *contents) (invariant, detail string) {
 	for _, b := range c.batches {
-		if b.state == stock.StateReserved {
+		switch b.state {
+		case stock.StateReserved:
 			return "7", w.name(b.id) + " is still RESERVED"
-		} else if b.state == stock.StateConfirmed {
+		case stock.StateConfirmed:
 			return "4c", w.name(b.id) + " is CONFIRMED and not settled"
 		}
 	}

@@ -98,6 +98,8 @@ func BenchmarkHistory(b *testing.B) {
 	seed := uint64(0)
 	for b.Loop() {
 		seed++
-		p.Play(seed)
+		if breach := p.Play(seed); breach != nil {
+			b.Fatal(breach)
+		}
 	}
 }
