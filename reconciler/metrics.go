@@ -73,14 +73,14 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		swept:      counter("flashgate_reconciler_released_batches_total", "Dead reservations that the sweeper released."),
 		purged:     counter("flashgate_reconciler_purged_voids_total", "Tombstones removed after their time."),
 		settled:    counter("flashgate_reconciler_settled_batches_total", "Persisted batches that the reconciler settled in a worker's place."),
-		owed:       gauge("flashgate_reconciler_owed_batches", "Persisted batches waiting to be settled, as last seen, up to 2,000 a sale. The leader's."),
-		owedOldest: gauge("flashgate_reconciler_owed_oldest_seconds", "How long ago the oldest of them was persisted. The leader's."),
+		owed:       gauge("flashgate_reconciler_owed_batches", "Persisted batches that could not be settled in the last round, up to 2,000 a sale. The leader's."),
+		owedOldest: gauge("flashgate_reconciler_owed_oldest_seconds", "How long ago the oldest batch was persisted that the last round found unsettled. The leader's."),
 		rounds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "flashgate_reconciler_round_duration_seconds", Help: "Time of one round: the sweep of every sale, and the leader's work.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9), // 1 ms to 65 s
 		}),
-		tasks: counter("flashgate_reconciler_tasks_done_total", "stock_sync_tasks done: orders whose units were given back in Redis."),
-		loads: counter("flashgate_reconciler_loads_total", "Sales loaded into Redis."),
+		tasks:      counter("flashgate_reconciler_tasks_done_total", "stock_sync_tasks done: orders whose units were given back in Redis."),
+		loads:      counter("flashgate_reconciler_loads_total", "Sales loaded into Redis."),
 
 		waitingTasks: gauges("flashgate_tasks", "stock_sync_tasks that are not done: OPEN ones wait for their next try, STUCK ones for an operator, ABANDONED ones for nothing. The leader's.", "state"),
 		oldestTask:   gauges("flashgate_task_oldest_seconds", "Age of the oldest task in a state. The leader's.", "state"),
