@@ -110,7 +110,7 @@ func TestFollowAccess(t *testing.T) {
 		go func() { done <- l.FollowAccess(ctx, source) }()
 		is := func(user string, blocked bool, why string) {
 			t.Helper()
-			time.Sleep(time.Second) // of the bubble: what is promised
+			<-time.After(time.Second) // of the bubble's time: what is promised
 			synctest.Wait()
 			got, _ := l.access.Load().user(user)
 			require.Equal(t, blocked, got, why)
@@ -122,7 +122,7 @@ func TestFollowAccess(t *testing.T) {
 		source.add(block("bob", time.Time{}), block("eve", time.Now().Add(time.Minute)))
 		is("bob", true, "within a second")
 		is("eve", true, "for a minute")
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		is("eve", false, "over by itself")
 		source.setAway(true)
 		is("bob", true, "the ledger is away")

@@ -95,7 +95,7 @@ func (s *site) offer(seconds int, perSecond ...int) []int {
 	const step = time.Millisecond
 	due := make([]float64, len(s.shares))
 	for range seconds * int(time.Second/step) {
-		time.Sleep(step)
+		<-time.After(step) // of the bubble's time
 		synctest.Wait()
 		for i, one := range s.shares {
 			for due[i] += float64(perSecond[i]) * step.Seconds(); due[i] >= 1; due[i]-- {

@@ -126,14 +126,14 @@ func (b *AccessBook) Take(rules []AccessRule) {
 }
 
 // Ended drops the rules that are over at now, and says whether there were any.
-func (b *AccessBook) Ended(now time.Time) (any bool) {
+func (b *AccessBook) Ended(now time.Time) (some bool) {
 	for key, r := range b.rules {
 		if !r.Until.IsZero() && !now.Before(r.Until) {
 			delete(b.rules, key)
-			any = true
+			some = true
 		}
 	}
-	return any
+	return some
 }
 
 // Rules lists those in force, oldest first.
