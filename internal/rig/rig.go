@@ -49,6 +49,12 @@ type Options struct {
 	POM   string `json:"pom"`   // the Maven file that names RocketMQ's jars
 	Ports Ports  `json:"ports"`
 	MySQL bool   `json:"mysql"` // run real MySQL too, if it can be had
+	// Front, when not empty, is the address by which Redis's nodes and the broker tell
+	// others to reach them, on the ports that they have on 127.0.0.1: whoever gives it
+	// passes connections on from there, and may cut them. Such as 127.0.0.2.
+	Front string `json:"front,omitempty"`
+	// CheckBackSeconds is the age at which the broker asks about a half message; 0 = 6.
+	CheckBackSeconds int `json:"check_back_seconds,omitempty"`
 	// Fresh stops what runs from Dir and begins with no data.
 	Fresh bool      `json:"-"`
 	Log   io.Writer `json:"-"` // progress lines; nil for none
@@ -186,8 +192,8 @@ func build(options Options, before state) (*Rig, error) {
 	}
 	r.secrets = secrets
 
-	redis, redisErr := newRedisCluster(options.Dir, ports.Redis)
-	broker, brokerErr := newRocketMQ(options.Dir, options.Cache, options.POM, ports.Namesrv, ports.Broker, r.progress)
+	redis, redisErr := newRedisCluster(options.Dir, ports.Redis, options.Front)
+	broker, brokerErr := newRocketMQ(&options, r.progress)
 	mariadb, mariadbErr := newMariaDB(options.Dir, ports.MariaDB, secrets.password)
 	if err := errors.Join(redisErr, brokerErr, mariadbErr); err != nil {
 		return nil, err
