@@ -42,6 +42,10 @@ var HandPorts = Ports{Redis: 7001, Namesrv: 9876, Broker: 10911, MariaDB: 13306,
 // included: both sets may be up at once.
 var TestPorts = Ports{Redis: 7101, Namesrv: 19876, Broker: 20911, MariaDB: 23306, MySQL: 23307}
 
+// FaultPorts are those of the fault tests, which kill their engines while other tests
+// run on theirs.
+var FaultPorts = Ports{Redis: 7201, Namesrv: 18876, Broker: 21911, MariaDB: 22306, MySQL: 22307}
+
 // Options say what to run and where.
 type Options struct {
 	Dir   string `json:"dir"`   // data, logs, pid files and the env file

@@ -21,7 +21,7 @@ func TestPortSetsAreDisjoint(t *testing.T) {
 		}
 		owner[port] = who
 	}
-	for set, ports := range map[string]Ports{"hand": HandPorts, "test": TestPorts} {
+	for set, ports := range map[string]Ports{"hand": HandPorts, "test": TestPorts, "fault": FaultPorts} {
 		for i := range redisNodes {
 			take(ports.Redis+i, set+" redis")
 			take(ports.Redis+i+clusterBusOffset, set+" redis bus")

@@ -1,0 +1,100 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What the environment may say.
+const (
+	envSeed   = "SEED"   // of the first round; the next ones count up from it
+	envRounds = "ROUNDS" // how many; with neither, the fixed seeds and a new one
+	envKinds  = "KINDS"  // kinds of fault to draw from, comma-separated
+)
+
+// fixedSeeds are played by every run that is given no seed: rounds that have found
+// something, or that together have every kind of fault.
+var fixedSeeds = []uint64{1, 2, 3}
+
+// TestE2EFaults plays rounds: shoppers buy while things go wrong, and no invariant may
+// be broken when all has come to rest.
+func TestE2EFaults(t *testing.T) {
+	seeds, only := seedsOf(t), list0(os.Getenv(envKinds))
+	site := start(t, Options{WaitReplicas: 1})
+	var tally Tally
+	for i, seed := range seeds {
+		result, err := site.Round(t.Context(), seed, only)
+		t.Logf("%s", result.Line(i+1))
+		require.NoError(t, err, "seed %d", seed)
+		tally.Add(result)
+		for _, b := range result.Breaches {
+			t.Errorf("seed %d, round %d: %s", seed, i+1, b)
+		}
+		if t.Failed() {
+			t.Logf("timeline of seed %d:\n%s\nSEED=%d ROUNDS=1 make e2e plays it again", seed, strings.Join(result.Timeline, "\n"), seed)
+			break
+		}
+	}
+	t.Logf("%s", tally.String())
+}
+
+func list0(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+func seedsOf(t *testing.T) []uint64 {
+	fresh := uint64(rand.Uint32())
+	first, given := os.LookupEnv(envSeed)
+	if given && first != "" {
+		var err error
+		fresh, err = strconv.ParseUint(first, 10, 64)
+		require.NoError(t, err, envSeed)
+	}
+	rounds, counted := os.LookupEnv(envRounds)
+	if counted && rounds != "" {
+		n, err := strconv.Atoi(rounds)
+		require.NoError(t, err, envRounds)
+		seeds := make([]uint64, n)
+		for i := range seeds {
+			seeds[i] = fresh + uint64(i)
+		}
+		return seeds
+	}
+	if given && first != "" {
+		return []uint64{fresh}
+	}
+	return append(append([]uint64{}, fixedSeeds...), fresh)
+}
+
+// start starts a site for a test, in .run/faults.
+func start(t *testing.T, o Options) *Site {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	o.Root, o.Dir, o.Log = root, filepath.Join(root, ".run", "faults"), testLog{t}
+	began := time.Now()
+	site, err := Start(context.Background(), o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, site.Close()) })
+	t.Logf("engines and daemons are ready after %s", time.Since(began).Round(time.Millisecond))
+	return site
+}
+
+type testLog struct{ t *testing.T }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Log(strings.TrimRight(fmt.Sprintf("%s", p), "\n"))
+	return len(p), nil
+}

@@ -1,0 +1,188 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"flashgate/internal/failpoint"
+)
+
+// fault is one thing that goes wrong in a round.
+type fault struct {
+	kind   string
+	target string
+	detail string        // what of it, such as a failpoint
+	at     time.Duration // after the round's beginning
+	lasts  time.Duration // until it is healed
+	// What the kinds need of the seed beyond these.
+	point  failpoint.Point
+	action string
+	number int
+}
+
+func (f *fault) String() string {
+	text := f.kind
+	if f.target != "" {
+		text += " " + f.target
+	}
+	if f.detail != "" {
+		text += " (" + f.detail + ")"
+	}
+	return text
+}
+
+// Bounds of a round's faults.
+const (
+	maxFaults         = 5
+	firstFaultMillis  = 300
+	lastFaultMillis   = 7_500
+	shortestMillis    = 200
+	longestMillis     = 5_000
+	failoverMillis    = 3_500 // a replica takes over after the cluster's 3 s
+	holdMaxMillis     = 6_000
+	clockMaxSeconds   = 900
+	latencyMaxMillis  = 900
+	slowestKBPerSec   = 2
+	resetAfterMillis  = 200
+	restockMaxUnits   = 20
+	plannedTriesOfOne = 20
+)
+
+// kind is a sort of fault: how likely it is beside others, and what a seed decides of it.
+type kind struct {
+	name   string
+	weight int
+	draw   func(r *rand.Rand, f *fault)
+}
+
+// Targets of kinds.
+var (
+	daemonNames = []string{"gateway-0", "gateway-1", "worker-0", "worker-1", "reconciler-0", "reconciler-1"}
+	storeNames  = []string{"broker", "namesrv", "mariadb"}
+	linkNames   = []string{"gateway-0", "gateway-1", "broker", "namesrv", "mariadb", "owner-0", "owner-1", "owner-bus-0"}
+)
+
+func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
+
+func millis(r *rand.Rand, from, to int) time.Duration {
+	return time.Duration(from+r.IntN(to-from)) * time.Millisecond
+}
+
+// gatewayPoints and the like: where a daemon of that role can be ended or held.
+var points = map[string][]failpoint.Point{
+	"gateway":    {failpoint.AfterReserve, failpoint.AfterHalf, failpoint.AfterConfirm, failpoint.BeforeCommit, failpoint.AfterCommit},
+	"worker":     {failpoint.AfterApply, failpoint.AfterSettle},
+	"reconciler": {failpoint.AfterStep},
+}
+
+// kinds are all sorts of fault. "owner-N" is the Redis master that has offer N when the
+// fault begins.
+var kinds = []kind{
+	{"kill", 5, func(r *rand.Rand, f *fault) { f.target = pick(r, daemonNames) }},
+	{"stop", 4, func(r *rand.Rand, f *fault) { f.target = pick(r, daemonNames) }},
+	{"restart", 2, func(r *rand.Rand, f *fault) { f.target = pick(r, daemonNames) }},
+	{"failpoint", 8, func(r *rand.Rand, f *fault) {
+		f.target = pick(r, daemonNames)
+		f.point = pick(r, points[f.target[:strings.IndexByte(f.target, '-')]])
+		f.action = "kill"
+		if r.IntN(3) == 0 {
+			f.action = millis(r, shortestMillis, holdMaxMillis).String()
+		}
+		f.detail = string(f.point) + ": " + f.action
+	}},
+	{"engine-kill", 4, func(r *rand.Rand, f *fault) { f.target = pick(r, storeNames) }},
+	{"engine-stop", 3, func(r *rand.Rand, f *fault) {
+		f.target = pick(r, append([]string{"owner-0", "owner-1"}, storeNames...))
+	}},
+	{"failover", 5, func(r *rand.Rand, f *fault) {
+		f.target = pick(r, []string{"owner-0", "owner-1"})
+		f.lasts = millis(r, failoverMillis, longestMillis+failoverMillis)
+	}},
+	{"cut", 2, func(r *rand.Rand, f *fault) { f.target = "link " + pick(r, linkNames) }},
+	{"delay", 2, func(r *rand.Rand, f *fault) {
+		f.target, f.number = "link "+pick(r, linkNames), 20+r.IntN(latencyMaxMillis)
+		f.detail = fmt.Sprintf("%d ms", f.number)
+	}},
+	{"half-open", 2, func(r *rand.Rand, f *fault) { f.target = "link " + pick(r, linkNames) }},
+	{"throttle", 1, func(r *rand.Rand, f *fault) {
+		f.target, f.number = "link "+pick(r, linkNames), slowestKBPerSec+r.IntN(10)
+		f.detail = fmt.Sprintf("%d KB/s", f.number)
+	}},
+	{"reset", 1, func(r *rand.Rand, f *fault) { f.target = "link " + pick(r, linkNames) }},
+	{"clock", 2, func(r *rand.Rand, f *fault) {
+		f.target, f.number = pick(r, daemonNames[:2]), r.IntN(2*clockMaxSeconds)-clockMaxSeconds
+		f.detail = fmt.Sprintf("%+d s", f.number)
+	}},
+	{"poison", 1, func(r *rand.Rand, f *fault) { f.target, f.number = "topic", r.IntN(topicQueues) }},
+	{"resend", 2, func(r *rand.Rand, f *fault) { f.target, f.number = "topic", r.IntN(topicQueues) }},
+	{"restock", 1, func(r *rand.Rand, f *fault) {
+		f.target, f.number = "offer-"+pick(r, []string{"0", "1"}), 1+r.IntN(restockMaxUnits)
+		f.detail = fmt.Sprintf("%+d", f.number)
+	}},
+}
+
+// plan draws the faults of a round: some alone, most overlapping. only, unless empty,
+// are the kinds to draw from.
+func plan(seed uint64, only []string) ([]*fault, error) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	var from []kind
+	weights := 0
+	for _, k := range kinds {
+		if len(only) == 0 || slices.Contains(only, k.name) {
+			from = append(from, k)
+			weights += k.weight
+		}
+	}
+	if len(from) == 0 {
+		return nil, fmt.Errorf("no kind of fault is called %s", strings.Join(only, " or "))
+	}
+	var faults []*fault
+	n := 1 + r.IntN(maxFaults)
+	for range n * plannedTriesOfOne {
+		if len(faults) == n {
+			break
+		}
+		w := r.IntN(weights)
+		i := 0
+		for ; w >= from[i].weight; i++ {
+			w -= from[i].weight
+		}
+		f := &fault{
+			kind: from[i].name, at: millis(r, firstFaultMillis, lastFaultMillis),
+			lasts: millis(r, shortestMillis, longestMillis),
+		}
+		from[i].draw(r, f)
+		if !slices.ContainsFunc(faults, f.clashes) {
+			faults = append(faults, f)
+		}
+	}
+	slices.SortStableFunc(faults, func(a, b *fault) int { return int(a.at - b.at) })
+	return faults, nil
+}
+
+// clashes reports whether two faults would meddle with one another: the same process,
+// or two with Redis, which is made to bear the loss of one node of a shard, not of both.
+func (f *fault) clashes(other *fault) bool {
+	if f.at > other.at+other.lasts+settleBetween || other.at > f.at+f.lasts+settleBetween {
+		return false
+	}
+	return f.thing() == other.thing()
+}
+
+// settleBetween is what one fault of a thing is given to be over before the next.
+const settleBetween = 3 * time.Second
+
+// thing is what a fault is about.
+func (f *fault) thing() string {
+	target := strings.TrimPrefix(f.target, "link ")
+	if strings.HasPrefix(target, "owner") {
+		return "redis"
+	}
+	if f.kind == "poison" || f.kind == "resend" {
+		return f.kind // as often as one likes
+	}
+	return target
+}
