@@ -33,6 +33,8 @@ type network struct {
 }
 
 func newNetwork(ports rig.Ports) (*network, error) {
+	// Some toxics have loggers of their own.
+	zerolog.SetGlobalLevel(zerolog.Disabled)
 	n := &network{
 		server:  toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()),
 		proxies: make(map[string]*toxiproxy.Proxy),

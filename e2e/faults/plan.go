@@ -141,6 +141,9 @@ func plan(seed uint64, only []string) ([]*fault, error) {
 	}
 	var faults []*fault
 	n := 1 + r.IntN(maxFaults)
+	if r.IntN(4) > 0 {
+		n++ // alone is the exception
+	}
 	for range n * plannedTriesOfOne {
 		if len(faults) == n {
 			break
