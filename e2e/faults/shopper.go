@@ -21,7 +21,8 @@ import (
 const (
 	requestTimeoutMillis = 4_000 // a patient client; the gateway answers within 3 s
 	hastyTimeoutMillis   = 150   // one that hangs up before it knows
-	retryMillis          = 250   // between two tries, and up to twice as much
+	retryMillis          = 250   // between two tries, and up to twice as much; grows by half
+	retryMaxMillis       = 2_000 // up to this
 	lookMillis           = 600   // between two looks at an order, and up to twice as much
 	loadMillis           = 10_000
 	resolveSeconds       = 60 // after all is healed, for every key to have a definite answer
@@ -142,7 +143,7 @@ func (p *shopper) shop(open, ctx context.Context) []want {
 // get buys: it asks until the answer is definite, with one key, as clients should.
 // Some ask twice at once, and some hang up early.
 func (p *shopper) get(open, ctx context.Context, w want) (order string, decided bool) {
-	seen := unknown
+	seen, wait := unknown, retryMillis
 	for ctx.Err() == nil {
 		timeout := requestTimeoutMillis * time.Millisecond
 		if open.Err() == nil && p.random.IntN(12) == 0 {
@@ -164,7 +165,8 @@ func (p *shopper) get(open, ctx context.Context, w want) (order string, decided 
 		if seen == unknown && w.quits && open.Err() == nil {
 			return "", true // walks away: nobody is owed an answer
 		}
-		pause(ctx, time.Duration(retryMillis+p.random.IntN(retryMillis))*time.Millisecond)
+		pause(ctx, time.Duration(wait+p.random.IntN(wait))*time.Millisecond)
+		wait = min(wait*3/2, retryMaxMillis)
 	}
 	return "", false
 }

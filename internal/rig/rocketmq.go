@@ -26,6 +26,8 @@ const (
 	// checkBackSeconds is longer than any purchase takes, so that the broker asks only
 	// about what was left undecided.
 	checkBackSeconds = 6
+	// opNotedPart of that time is how late the broker notes the end of a half message.
+	opNotedPart = 6
 )
 
 //go:embed broker.conf.tmpl
@@ -166,6 +168,7 @@ func (r *rocketmq) configure(p *Process, conf *template.Template, ports ...int) 
 		"Namesrv":        r.namesrv.Addr,
 		"CheckMillis":    strconv.Itoa(r.checkBack * 1000),
 		"IntervalMillis": strconv.Itoa(max(1, r.checkBack-1) * 1000),
+		"OpMillis":       strconv.Itoa(r.checkBack * 1000 / opNotedPart),
 		"Store":          filepath.Join(home, "store"),
 	})
 	if err != nil {
