@@ -165,6 +165,13 @@ func TestPlanIsTheSeeds(t *testing.T) {
 	for _, k := range kinds {
 		require.True(t, seen[k.name], k.name)
 	}
+	for _, c := range combinations {
+		for i := range c {
+			for j := range i {
+				require.False(t, c[i].clashes(&c[j]), "%v and %v", &c[i], &c[j])
+			}
+		}
+	}
 	only, err := plan(1, []string{"failover"})
 	require.NoError(t, err)
 	for _, f := range only {

@@ -124,6 +124,43 @@ var kinds = []kind{
 	}},
 }
 
+// combinations are faults that meet on purpose: what one of them leaves half done, the
+// other makes matter. at and lasts are of the first's beginning.
+var combinations = [][]fault{
+	// A worker that is told to stop, or dies, with a transaction that cannot commit.
+	{{kind: "engine-stop", target: "mariadb", lasts: 7 * time.Second}, {kind: "restart", target: "worker-0", at: 6 * time.Second}, {kind: "kill", target: "worker-1", at: 6 * time.Second}},
+	{{kind: "engine-stop", target: "mariadb", lasts: 7 * time.Second}, {kind: "restart", target: "worker-1", at: 5 * time.Second}, {kind: "failpoint", target: "worker-0", point: failpoint.AfterApply, action: "kill", at: time.Second}},
+	// A gateway that dies between two steps while the one that knows is away.
+	{{kind: "failpoint", target: "gateway-0", point: failpoint.AfterHalf, action: "kill"}, {kind: "failover", target: "owner-1", at: time.Second, lasts: 5 * time.Second}},
+	{{kind: "failpoint", target: "gateway-1", point: failpoint.AfterConfirm, action: "kill"}, {kind: "failover", target: "owner-1", at: 500 * time.Millisecond, lasts: 5 * time.Second}},
+	{{kind: "failpoint", target: "gateway-0", point: failpoint.BeforeCommit, action: "kill"}, {kind: "engine-kill", target: "broker", at: 500 * time.Millisecond, lasts: time.Second}},
+	{{kind: "failpoint", target: "gateway-1", point: failpoint.AfterHalf, action: "kill"}, {kind: "engine-kill", target: "broker", at: 300 * time.Millisecond, lasts: time.Second}},
+	// Nobody sweeps while gateways leave reservations behind.
+	{{kind: "kill", target: "reconciler-0", lasts: 6 * time.Second}, {kind: "kill", target: "reconciler-1", lasts: 6 * time.Second}, {kind: "failpoint", target: "gateway-0", point: failpoint.AfterReserve, action: "kill"}},
+	// A gateway that stands still for longer than its reservation lasts.
+	{{kind: "failpoint", target: "gateway-0", point: failpoint.AfterHalf, action: "7s", lasts: 2 * time.Second}, {kind: "stop", target: "gateway-1", lasts: 7 * time.Second}},
+	{{kind: "failpoint", target: "gateway-0", point: failpoint.AfterReserve, action: "7s", lasts: 2 * time.Second}, {kind: "delay", target: "link owner-1", number: 300, lasts: 4 * time.Second}},
+	// Persisted and not settled, and Redis fails over.
+	{{kind: "failpoint", target: "worker-0", point: failpoint.AfterApply, action: "kill"}, {kind: "failpoint", target: "worker-1", point: failpoint.AfterApply, action: "kill"}, {kind: "failover", target: "owner-1", at: 500 * time.Millisecond, lasts: 5 * time.Second}},
+}
+
+// combine draws a combination, beginning at some time.
+func combine(r *rand.Rand) []*fault {
+	at := millis(r, firstFaultMillis, lastFaultMillis/2)
+	var faults []*fault
+	for _, f := range pick(r, combinations) {
+		f.at += at
+		if f.lasts == 0 {
+			f.lasts = millis(r, shortestMillis, longestMillis)
+		}
+		if f.kind == "failpoint" {
+			f.detail = string(f.point) + ": " + f.action
+		}
+		faults = append(faults, &f)
+	}
+	return faults
+}
+
 // plan draws the faults of a round: some alone, most overlapping. only, unless empty,
 // are the kinds to draw from.
 func plan(seed uint64, only []string) ([]*fault, error) {
@@ -141,8 +178,9 @@ func plan(seed uint64, only []string) ([]*fault, error) {
 	}
 	var faults []*fault
 	n := 1 + r.IntN(maxFaults)
-	if r.IntN(4) > 0 {
-		n++ // alone is the exception
+	if len(only) == 0 && r.IntN(2) == 0 {
+		faults = combine(r)
+		n += len(faults) - 1
 	}
 	for range n * plannedTriesOfOne {
 		if len(faults) == n {
