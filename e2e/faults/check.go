@@ -24,12 +24,28 @@ type evidence struct {
 	// lossy: Redis has lost data in this round, so that a promise may end as CANCELLED
 	// (ARCHITECTURE.md, "What a promise is worth").
 	lossy bool
+	// weak: 202 is no promise, since no replica was waited for.
+	weak bool
 }
 
 // verdict is what a check found.
 type verdict struct {
 	breaches  []breach
-	cancelled int // promises that ended as CANCELLED, where that may be
+	cancelled int             // promises that ended as CANCELLED, where that may be
+	broken    map[string]bool // orders whose 202 turned out otherwise, where that may be
+}
+
+// promise notes that an answer of an order's turned out otherwise: a breach, unless 202
+// is none.
+func (v *verdict) promise(e *evidence, order, invariant, format string, args ...any) {
+	if !e.weak {
+		v.breach(invariant, format, args...)
+		return
+	}
+	if v.broken == nil {
+		v.broken = make(map[string]bool)
+	}
+	v.broken[order] = true
 }
 
 func (v *verdict) breach(invariant, format string, args ...any) {
@@ -72,7 +88,7 @@ func (e *evidence) checkPromises(v *verdict, byID map[string]*order) {
 			continue
 		}
 		if a.deed == reuse {
-			v.breach("9", "a key was taken with another quantity: %s", one(a))
+			v.promise(e, a.order, "9", "a key was taken with another quantity: %s", one(a))
 			continue
 		}
 		if !a.replayed {
@@ -86,11 +102,11 @@ func (e *evidence) checkPromises(v *verdict, byID map[string]*order) {
 		o := byID[a.order]
 		switch {
 		case o == nil:
-			v.breach("2", "a promised order is not in the ledger: %s", one(a))
+			v.promise(e, a.order, "2", "a promised order is not in the ledger: %s", one(a))
 		case o.user != a.user || o.key != a.key || o.quantity != a.quantity || o.amount != a.got.AmountCents:
 			v.breach("9", "the ledger has another order under the promised id: %s: %+v", one(a), *o)
 		case !o.active() && !e.lossy && a.got.Status != "CANCELLED":
-			v.breach("2", "a promised order is %s (%s): %s", o.status, o.reason, one(a))
+			v.promise(e, a.order, "2", "a promised order is %s (%s): %s", o.status, o.reason, one(a))
 		case !o.active() && o.reason == "":
 			v.breach("2", "a promised order is %s without a reason: %s", o.status, one(a))
 		case !o.active():
@@ -156,7 +172,7 @@ func (e *evidence) checkKeys(v *verdict) {
 			v.breach("3", "user %s, key %q has active orders %v", who.user, who.key, active)
 		}
 		if len(promised) > 1 && !e.lossy {
-			v.breach("3", "user %s, key %q was promised orders %v", who.user, who.key, promised)
+			v.promise(e, promised[0], "3", "user %s, key %q was promised orders %v", who.user, who.key, promised)
 		}
 		if definite && len(t.answers) > 0 && len(t.orders) > 0 {
 			v.breach("9", "every try of user %s, key %q was refused, the last %s; the ledger has %+v",
@@ -165,7 +181,7 @@ func (e *evidence) checkKeys(v *verdict) {
 		for _, a := range t.answers {
 			// 429 and UNAVAILABLE speak of that try alone.
 			if first != nil && !e.lossy && a.from > first.to && (a.status == 409 || a.status == 422) {
-				v.breach("9", "refused though promised before: %s; promised at %.3f s", one(a), first.to.Seconds())
+				v.promise(e, first.order, "9", "refused though promised before: %s; promised at %.3f s", one(a), first.to.Seconds())
 			}
 		}
 	}
@@ -189,21 +205,21 @@ func (e *evidence) checkLooks(v *verdict, byID map[string]*order) {
 		var orders []shown
 		switch {
 		case a.deed == poll && a.status == 404:
-			v.breach("9", "a promised order was not found: %s", one(a))
+			v.promise(e, a.order, "9", "a promised order was not found: %s", one(a))
 		case a.deed == poll && a.status == 200:
 			orders = []shown{a.got}
 		case a.deed == list && a.status == 200:
 			orders = a.listed
 			for _, b := range known[a.user] {
 				if b.to < a.from && !slices.ContainsFunc(orders, func(o shown) bool { return o.OrderID == b.order }) {
-					v.breach("9", "a promised order %s is not in the list: %s", b.order, one(a))
+					v.promise(e, b.order, "9", "a promised order %s is not in the list: %s", b.order, one(a))
 				}
 			}
 		}
 		for _, got := range orders {
 			o := byID[got.OrderID]
 			if o == nil {
-				v.breach("9", "an order that was shown, %+v, is not in the ledger: %s", got, one(a))
+				v.promise(e, got.OrderID, "9", "an order that was shown, %+v, is not in the ledger: %s", got, one(a))
 				continue
 			}
 			if o.user != a.user || o.quantity != got.Quantity || o.amount != got.AmountCents || got.SaleID != e.offer.id {

@@ -144,6 +144,25 @@ func TestCheckCountsCancelledPromises(t *testing.T) {
 	require.Equal(t, 1, v.cancelled)
 }
 
+// TestCheckOfWeakPromises: without a replica's word a lost 202 is counted; what is
+// sold stays as strict.
+func TestCheckOfWeakPromises(t *testing.T) {
+	e := sold()
+	e.weak = true
+	e.answers[0].order, e.answers[0].got.OrderID = "99", "99"
+	v := check(e)
+	require.Empty(t, v.breaches)
+	require.Len(t, v.broken, 1)
+	e.ledger.total, e.ledger.available = 3, -1
+	require.NotEmpty(t, check(e).breaches)
+}
+
+// TestSlotOf against what CLUSTER KEYSLOT says.
+func TestSlotOf(t *testing.T) {
+	require.Equal(t, 12739, slotOf("123456789")) // from the cluster's specification
+	require.Equal(t, 12182, slotOf("foo"))
+}
+
 // TestPlanIsTheSeeds: a seed is one plan, its faults do not meddle with one another,
 // and among a hundred plans every kind is.
 func TestPlanIsTheSeeds(t *testing.T) {

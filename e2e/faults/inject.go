@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/redis/rueidis"
 
 	"flashgate/internal/failpoint"
 	"flashgate/internal/rig"
@@ -64,6 +67,8 @@ func (s *Site) inject(ctx context.Context, r *round, f *fault) error {
 		}
 		wait()
 		return p.Start()
+	case "lost-tail":
+		return s.loseTail(ctx, f, target)
 	case "engine-stop":
 		p := s.engine(target)
 		if err := p.Signal(sigStop); err != nil {
@@ -267,42 +272,138 @@ func (s *Site) restock(ctx context.Context, r *round, f *fault) error {
 	return nil
 }
 
-// owner is the number of the node that is master of a sale's slot.
-func (s *Site) owner(ctx context.Context, sale string) (int, error) {
-	c, err := s.cluster()
+// loseTail is a failover to a replica that has not got what the master did last: it
+// stood still when the master died.
+func (s *Site) loseTail(ctx context.Context, f *fault, target string) error {
+	master := s.engine(target)
+	replica, err := s.replicaOf(ctx, target)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer c.Close()
-	slot, err := c.Do(ctx, c.B().ClusterKeyslot().Key("fg:{"+sale+"}:stock").Build()).AsInt64()
-	if err != nil {
-		return 0, err
+	if err := replica.Signal(sigStop); err != nil {
+		return err
 	}
-	text, err := c.Do(ctx, c.B().ClusterNodes().Build()).ToString()
-	if err != nil {
-		return 0, err
+	pause(ctx, time.Duration(f.number)*time.Millisecond)
+	err = master.Kill(context.WithoutCancel(ctx))
+	if err := errors.Join(err, replica.Signal(sigContinue)); err != nil {
+		return err
 	}
-	for line := range strings.Lines(text) {
-		// id address@bus flags master ping pong epoch state slot…
-		fields := strings.Fields(line)
-		if len(fields) < 9 || !strings.Contains(fields[2], "master") || strings.Contains(fields[2], "fail") {
+	pause(ctx, f.lasts)
+	return master.Start()
+}
+
+// node is a line of CLUSTER NODES.
+type node struct {
+	id, master string // the master's id, of a replica
+	number     int
+	failed     bool
+	slots      []string // from-to, of a master
+}
+
+// nodes asks any node of the cluster how it sees all of them.
+func (s *Site) nodes(ctx context.Context) ([]node, error) {
+	var failures []error
+	for _, p := range s.redis {
+		text, err := askNode(ctx, p.Addr)
+		if err != nil {
+			failures = append(failures, err)
 			continue
 		}
-		for _, slots := range fields[8:] {
-			from, to, ranged := strings.Cut(slots, "-")
-			if !ranged {
-				to = from
-			}
-			first, err1 := strconv.ParseInt(from, 10, 64)
-			last, err2 := strconv.ParseInt(to, 10, 64)
-			if err1 != nil || err2 != nil || slot < first || slot > last {
-				continue
+		var all []node
+		for line := range strings.Lines(text) {
+			// id address@bus flags master ping pong epoch state slot…
+			fields := strings.Fields(line)
+			if len(fields) < 8 {
+				return nil, fmt.Errorf("CLUSTER NODES: %q", line)
 			}
 			address, _, _ := strings.Cut(fields[1], "@")
 			_, port, _ := strings.Cut(address, ":")
 			n, err := strconv.Atoi(port)
-			return n - rig.FaultPorts.Redis, err
+			if err != nil {
+				return nil, fmt.Errorf("CLUSTER NODES: %q", line)
+			}
+			all = append(all, node{
+				id: fields[0], master: strings.TrimPrefix(fields[3], "-"), number: n - rig.FaultPorts.Redis,
+				failed: strings.Contains(fields[2], "fail"), slots: fields[8:],
+			})
+		}
+		return all, nil
+	}
+	return nil, errors.Join(failures...)
+}
+
+func askNode(ctx context.Context, address string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	c, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{address}, ForceSingleClient: true, DisableCache: true, DisableRetry: true,
+		Dialer: net.Dialer{Timeout: time.Second},
+	})
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return c.Do(ctx, c.B().ClusterNodes().Build()).ToString()
+}
+
+// owner is the number of the node that is master of a sale's slot.
+func (s *Site) owner(ctx context.Context, sale string) (int, error) {
+	all, err := s.nodes(ctx)
+	if err != nil {
+		return 0, err
+	}
+	slot := slotOf(sale)
+	for _, n := range all {
+		if n.failed {
+			continue
+		}
+		for _, slots := range n.slots {
+			from, to, ranged := strings.Cut(slots, "-")
+			if !ranged {
+				to = from
+			}
+			first, err1 := strconv.Atoi(from)
+			last, err2 := strconv.Atoi(to)
+			if err1 == nil && err2 == nil && first <= slot && slot <= last {
+				return n.number, nil
+			}
 		}
 	}
-	return 0, fmt.Errorf("no master has slot %d of sale %s:\n%s", slot, sale, text)
+	return 0, fmt.Errorf("no master has slot %d of sale %s: %+v", slot, sale, all)
+}
+
+// replicaOf is the process of a master's replica.
+func (s *Site) replicaOf(ctx context.Context, master string) (*rig.Process, error) {
+	all, err := s.nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range all {
+		if fmt.Sprintf("redis-%d", m.number) != master {
+			continue
+		}
+		for _, n := range all {
+			if n.master == m.id {
+				return s.redis[n.number], nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s has no replica: %+v", master, all)
+}
+
+// slotOf is the cluster's slot of a sale's hash tag: CRC16 (XMODEM) modulo the slots.
+func slotOf(tag string) int {
+	const slots, polynomial = 16384, 0x1021
+	var crc uint16
+	for _, b := range []byte(tag) {
+		crc ^= uint16(b) << 8
+		for range 8 {
+			if crc&0x8000 != 0 {
+				crc = crc<<1 ^ polynomial
+			} else {
+				crc <<= 1
+			}
+		}
+	}
+	return int(crc) % slots
 }

@@ -130,7 +130,6 @@ func (s *Site) redisView(ctx context.Context, sale string) (v redisView, err err
 	if err != nil {
 		return v, err
 	}
-	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	key := func(name string) string { return "fg:{" + sale + "}:" + name }

@@ -43,6 +43,8 @@ const (
 	longestMillis     = 5_000
 	failoverMillis    = 3_500 // a replica takes over after the cluster's 3 s
 	holdMaxMillis     = 6_000
+	tailMinMillis     = 200   // a replica that stood still for so long,
+	tailMillis        = 1_800 // and up to so much longer: below the cluster's 3 s
 	clockMaxSeconds   = 900
 	latencyMaxMillis  = 900
 	slowestKBPerSec   = 2
@@ -101,6 +103,11 @@ var kinds = []kind{
 		f.target = pick(r, []string{"owner-0", "owner-1"})
 		f.lasts = millis(r, failoverMillis, longestMillis+failoverMillis)
 	}},
+	{"lost-tail", 2, func(r *rand.Rand, f *fault) {
+		f.target, f.number = pick(r, []string{"owner-0", "owner-1"}), tailMinMillis+r.IntN(tailMillis)
+		f.lasts = millis(r, failoverMillis, longestMillis+failoverMillis)
+		f.detail = fmt.Sprintf("of %d ms", f.number)
+	}},
 	{"cut", 2, func(r *rand.Rand, f *fault) { f.target = "link " + pick(r, linkNames) }},
 	{"delay", 2, func(r *rand.Rand, f *fault) {
 		f.target, f.number = "link "+pick(r, linkNames), 20+r.IntN(latencyMaxMillis)
@@ -140,6 +147,9 @@ var combinations = [][]fault{
 	// A gateway that stands still for longer than its reservation lasts.
 	{{kind: "failpoint", target: "gateway-0", point: failpoint.AfterHalf, action: "7s", lasts: 2 * time.Second}, {kind: "stop", target: "gateway-1", lasts: 7 * time.Second}},
 	{{kind: "failpoint", target: "gateway-0", point: failpoint.AfterReserve, action: "7s", lasts: 2 * time.Second}, {kind: "delay", target: "link owner-1", number: 300, lasts: 4 * time.Second}},
+	// Half messages whose batches were given up, and nobody to ask when the broker does.
+	{{kind: "engine-stop", target: "broker", lasts: 4 * time.Second}, {kind: "failover", target: "owner-1", at: 3500 * time.Millisecond, lasts: 6 * time.Second}},
+	{{kind: "half-open", target: "link broker", lasts: 3 * time.Second}, {kind: "failover", target: "owner-1", at: 2500 * time.Millisecond, lasts: 6 * time.Second}},
 	// Persisted and not settled, and Redis fails over.
 	{{kind: "failpoint", target: "worker-0", point: failpoint.AfterApply, action: "kill"}, {kind: "failpoint", target: "worker-1", point: failpoint.AfterApply, action: "kill"}, {kind: "failover", target: "owner-1", at: 500 * time.Millisecond, lasts: 5 * time.Second}},
 }

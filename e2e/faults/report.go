@@ -13,6 +13,9 @@ func (r *Result) Line(number int) string {
 	if len(r.Breaches) > 0 {
 		end = fmt.Sprintf("%d BREACHES", len(r.Breaches))
 	}
+	if r.Broken > 0 {
+		end = fmt.Sprintf("%d 202s turned out otherwise, %s", r.Broken, end)
+	}
 	return fmt.Sprintf("round %3d  seed %-10d  purchases %5d  unknown %4d  accepted %4d  orders %4d  cancelled %d  load %4.1f s  heal %4.1f s  rest %4.1f s  %s  [%s]",
 		number, r.Seed, r.Purchases, r.Unknown, r.Accepted, r.Orders, r.Cancelled,
 		r.Load.Seconds(), r.Heal.Seconds(), r.Rest.Seconds(), end, strings.Join(r.Faults, ", "))
@@ -20,10 +23,10 @@ func (r *Result) Line(number int) string {
 
 // Tally is many rounds.
 type Tally struct {
-	rounds, purchases, unknown, accepted, orders, cancelled, passed, breaches int
-	kinds                                                                     map[string]int
-	heal, rest                                                                time.Duration // longest
-	restOf                                                                    uint64
+	rounds, purchases, unknown, accepted, orders, cancelled, broken, passed, breaches int
+	kinds                                                                             map[string]int
+	heal, rest                                                                        time.Duration // longest
+	restOf                                                                            uint64
 }
 
 // Add counts a round.
@@ -37,6 +40,7 @@ func (t *Tally) Add(r Result) {
 	t.accepted += r.Accepted
 	t.orders += r.Orders
 	t.cancelled += r.Cancelled
+	t.broken += r.Broken
 	t.passed += r.Passed
 	t.breaches += len(r.Breaches)
 	for _, k := range r.Kinds {
@@ -57,8 +61,8 @@ func (t *Tally) String() string {
 		all += n
 	}
 	slices.Sort(names)
-	fmt.Fprintf(&b, "%d rounds, %d faults, %d purchases (%d with an open outcome), %d orders promised, %d in the ledger, %d promises cancelled, %d breaches\n",
-		t.rounds, all, t.purchases, t.unknown, t.accepted, t.orders, t.cancelled, t.breaches)
+	fmt.Fprintf(&b, "%d rounds, %d faults, %d purchases (%d with an open outcome), %d orders promised, %d in the ledger, %d promises cancelled, %d turned out otherwise, %d breaches\n",
+		t.rounds, all, t.purchases, t.unknown, t.accepted, t.orders, t.cancelled, t.broken, t.breaches)
 	fmt.Fprintf(&b, "longest until all was ready again %.1f s, and from there until all was settled %.1f s (seed %d)\n",
 		t.heal.Seconds(), t.rest.Seconds(), t.restOf)
 	for _, name := range names {

@@ -38,6 +38,7 @@ type Result struct {
 	Accepted  int      // orders that were promised
 	Orders    int      // in the ledger, active
 	Cancelled int      // promises that ended as CANCELLED, where they may
+	Broken    int      // promises that turned out otherwise, where no replica was waited for
 	Unknown   int      // answers to purchases that left the outcome open
 	Load      time.Duration
 	Heal      time.Duration // until every engine and daemon was ready again
@@ -168,6 +169,7 @@ func (s *Site) Round(ctx context.Context, seed uint64, only []string) (Result, e
 		}
 		result.Orders += orders
 		result.Cancelled += v.cancelled
+		result.Broken += len(v.broken)
 		out, err := s.run(ctx, "audit", "--sale", o.id, "--json")
 		var report struct{ OK bool }
 		if parsed := json.Unmarshal([]byte(out), &report); parsed != nil || err != nil || !report.OK {
@@ -390,7 +392,7 @@ func (s *Site) lookAtAll(ctx context.Context, shoppers []*shopper, r *round, h *
 
 // judge checks one sale.
 func (s *Site) judge(ctx context.Context, r *round, o *offer, shoppers []*shopper, h *history) (verdict, int, error) {
-	e := &evidence{offer: o, wanted: make(map[string]map[string]int)}
+	e := &evidence{offer: o, wanted: make(map[string]map[string]int), weak: s.o.WaitReplicas == 0}
 	var err error
 	if e.ledger, e.redis, err = s.view(ctx, o.id); err != nil {
 		return verdict{}, 0, err

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,8 +70,9 @@ type Site struct {
 	daemons []*daemon      // gateways, workers, reconcilers
 	db      *sql.DB        // not through a proxy
 
-	mu    sync.Mutex
-	files map[string]int64 // how much of each daemon's log was looked through
+	mu     sync.Mutex
+	client rueidis.Client   // nil until it is asked for
+	files  map[string]int64 // how much of each daemon's log was looked through
 }
 
 // Start builds the binaries, starts engines and daemons, and waits until all are ready.
@@ -315,13 +317,22 @@ func (s *Site) token(user string) (string, error) {
 	return jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString(s.secret)
 }
 
-// cluster opens the Redis Cluster, as it is now.
+// cluster is the Redis Cluster, for the harness's own looks.
 func (s *Site) cluster() (rueidis.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client != nil {
+		return s.client, nil
+	}
 	var nodes []string
 	for _, p := range s.redis {
 		nodes = append(nodes, p.Addr)
 	}
-	return rueidis.NewClient(rueidis.ClientOption{InitAddress: nodes, DisableCache: true})
+	var err error
+	s.client, err = rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: nodes, DisableCache: true, Dialer: net.Dialer{Timeout: time.Second},
+	})
+	return s.client, err
 }
 
 // alarms looks through what the daemons have logged since the last look for what no
@@ -353,6 +364,9 @@ func (s *Site) Close() error {
 		d.kill()
 	}
 	var failures []error
+	if s.client != nil {
+		s.client.Close()
+	}
 	if s.db != nil {
 		failures = append(failures, s.db.Close())
 	}
