@@ -17,7 +17,7 @@ import (
 type answer struct {
 	order     int64  // id of the order in a 202, or 0
 	doneNanos int64  // when it came, from the start of the load
-	tookNanos int64  // from the first byte written to the last byte read
+	tookNanos int64  // from when it was sent (or due, in an open loop) to the last byte read
 	kind      uint8  // index into kinds
 	replayed  bool   // it carried Idempotent-Replayed: true
 	status    uint16 // HTTP status, or 0 when there was no answer

@@ -13,12 +13,15 @@ import (
 // pauseAfterFaultMillis keeps a connection from spinning while a gateway is away.
 const pauseAfterFaultMillis = 20
 
-// load is a bounded number of requests through a bounded number of connections,
-// closed loop: a connection sends its next request when the last was answered.
+// load is a bounded number of requests through a bounded number of connections. It
+// is a closed loop (a connection sends its next request when the last was answered),
+// or, with a rate, an open one: request i is due at i/rate from the start, whoever is
+// still waiting, and its latency counts from when it was due.
 type load struct {
 	addrs       []string // request i goes to addrs[i % len]
 	connections int
 	requests    int
+	rate        float64       // requests a second; 0 = closed loop
 	duration    time.Duration // ends it early; 0 = when all were sent
 	timeout     time.Duration // for one answer
 	kinds       *kinds        // to go on counting in; nil = of its own
@@ -100,6 +103,12 @@ func (l *load) drive(ctx context.Context, c *conn, rec *recording, gateway int, 
 		}
 		buf = l.build(buf[:0], c.addr, i)
 		sent := time.Now()
+		if l.rate > 0 {
+			sent = rec.began.Add(time.Duration(float64(i) / l.rate * float64(time.Second)))
+			if !sleepUntil(ctx, sent) {
+				return
+			}
+		}
 		a, err := l.ask(r, c, buf)
 		done := time.Now()
 		if err != nil {
@@ -115,6 +124,22 @@ func (l *load) drive(ctx context.Context, c *conn, rec *recording, gateway int, 
 			case <-time.After(pauseAfterFaultMillis * time.Millisecond):
 			}
 		}
+	}
+}
+
+// sleepUntil waits for a moment; false: ctx ended first.
+func sleepUntil(ctx context.Context, at time.Time) bool {
+	wait := time.Until(at)
+	if wait <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 

@@ -115,7 +115,7 @@ Tokens are signed here if FLASHGATE_JWT_SECRET is set, else made by
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(stormCommand(), acceptCommand(), helloCommand(), compareCommand())
+	root.AddCommand(stormCommand(), acceptCommand(), helloCommand(), compareCommand(), reconcileCommand(), lagCommand())
 	return root
 }
 
@@ -202,6 +202,62 @@ start their own processes, and both are audited. Prints both figures and the rat
 		},
 	}
 	ac.flags(cmd)
+	o.loadFlags(cmd)
+	o.systemFlags(cmd, startDaemons)
+	return cmd
+}
+
+func reconcileCommand() *cobra.Command {
+	o, rl := &options{}, &reconcileLoad{}
+	cmd := &cobra.Command{
+		Use:   "reconcile",
+		Short: "What a reconcile of a large sale costs, and its effect on the shoppers of that sale",
+		Long: `Sells --orders of a sale, then goes on selling at --rate purchases a second, by turns
+for --window without a reconcile and for as long as one "flashgate reconcile --once" of
+that sale takes. No reconcile may find anything.
+
+The figures: time, memory and processor time of a reconcile, the orders it compared,
+and the latency of purchases without and with one, each from when it was due.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.scenario(cmd, rl.shoppers(), rl.run)
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&rl.orders, "orders", 100_000, "orders that the sale has when the first reconcile begins")
+	f.Float64Var(&rl.rate, "rate", 500, "purchases a second while it is measured")
+	f.IntVar(&rl.rounds, "rounds", 3, "reconciles, each beside a window without one")
+	f.DurationVar(&rl.window, "window", 15*time.Second, "how long to measure without a reconcile, each time")
+	f.DurationVar(&rl.longest, "longest", 2*time.Minute, "how long a reconcile may take")
+	f.DurationVar(&rl.watermark, "watermark", 5*time.Second, "of the reconciles: younger orders are not compared")
+	o.loadFlags(cmd)
+	o.systemFlags(cmd, startDaemons)
+	return cmd
+}
+
+func lagCommand() *cobra.Command {
+	o, l := &options{}, &lag{}
+	cmd := &cobra.Command{
+		Use:   "lag",
+		Short: "Reconciles one after the other, while the workers fall behind and catch up",
+		Long: `Sells at --rate purchases a second for --duration. The workers stand still for the
+first --lag of it, then catch up. All the while one "flashgate reconcile --once" follows
+the other. Orders that a worker has not persisted yet are no difference: a reconcile may
+persist them itself, but must find nothing.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.start != startDaemons {
+				return errors.New("lag stops and continues workers: --start daemons")
+			}
+			return o.scenario(cmd, l.shoppers(), l.run)
+		},
+	}
+	f := cmd.Flags()
+	f.Float64Var(&l.rate, "rate", 500, "purchases a second")
+	f.DurationVar(&l.duration, "duration", 2*time.Minute, "how long to sell")
+	f.DurationVar(&l.lag, "lag", time.Minute, "how long the workers stand still")
+	f.DurationVar(&l.watermark, "watermark", 5*time.Second, "of the reconciles: younger orders are not compared")
+	f.IntVar(&l.runs, "runs", 10, "reconciles that there must be at least; more follow the end of the sale if need be")
 	o.loadFlags(cmd)
 	o.systemFlags(cmd, startDaemons)
 	return cmd

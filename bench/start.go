@@ -154,23 +154,22 @@ func withSystem(ctx context.Context, o *options, p *progress, batchMax string, u
 		}
 		return use(sys)
 	}
-	var daemons []*daemon
 	defer func() {
-		p.step("stopping %d processes", len(daemons))
+		p.step("stopping %d processes", len(sys.daemons))
 		// Gateways first: what they still accept, the others still carry.
-		for _, d := range daemons {
+		for _, d := range sys.daemons {
 			err = errors.Join(err, d.stop())
 		}
 	}()
-	if err := sys.start(ctx, o, batchMax, &daemons); err != nil {
+	if err := sys.start(ctx, o, batchMax); err != nil {
 		return err
 	}
 	return use(sys)
 }
 
-// start starts the processes of a system; those that run are in daemons even if it
+// start starts the processes of a system; those that run are in s.daemons even if it
 // fails.
-func (s *system) start(ctx context.Context, o *options, batchMax string, daemons *[]*daemon) error {
+func (s *system) start(ctx context.Context, o *options, batchMax string) error {
 	roles := o.roles()
 	addrs, err := rig.FreeAddresses(2 * len(roles))
 	if err != nil {
@@ -206,12 +205,12 @@ func (s *system) start(ctx context.Context, o *options, batchMax string, daemons
 		if err != nil {
 			return err
 		}
-		*daemons = append(*daemons, d)
+		s.daemons = append(s.daemons, d)
 		if o.start == startEmbedded || args[0] == "gateway" {
 			s.gateways = append(s.gateways, d.listen)
 		}
 	}
-	for _, d := range *daemons {
+	for _, d := range s.daemons {
 		if err := d.ready(ctx); err != nil {
 			return err
 		}

@@ -26,6 +26,8 @@ const (
 	stockTimeoutSeconds   = 2   // for stock_left after the last order; 200 ms is promised
 	pollMillis            = 20  // between two looks at what is waited for
 
+	rusageUnitBytes = 1 << 10 // Linux counts a process's resident memory in KiB
+
 	tokenTTL     = time.Hour // longer than any run
 	saleDuration = 24 * time.Hour
 )
@@ -33,10 +35,11 @@ const (
 // system is what is measured, as it is seen from outside: the shoppers' API, and
 // the commands of the program.
 type system struct {
-	gateways []string // host:port of the shoppers' listeners
-	command  string   // the flashgate binary
-	config   string   // its --config
-	dir      string   // for what the run has to write
+	gateways []string  // host:port of the shoppers' listeners
+	daemons  []*daemon // that the run started
+	command  string    // the flashgate binary
+	config   string    // its --config
+	dir      string    // for what the run has to write
 	timeout  time.Duration
 	progress *progress
 }
@@ -53,9 +56,22 @@ func gatewayAddr(raw string) (string, error) {
 	return u.Host, nil
 }
 
+// usage is what a command took of the machine.
+type usage struct {
+	took      time.Duration
+	cpu       time.Duration // of all processors
+	peakBytes int64         // resident
+}
+
 // run runs a flashgate command and returns what it printed. err quotes stderr and
 // wraps the *exec.ExitError.
 func (s *system) run(ctx context.Context, args ...string) ([]byte, error) {
+	out, _, err := s.measured(ctx, args...)
+	return out, err
+}
+
+// measured is run, and says what the command took.
+func (s *system) measured(ctx context.Context, args ...string) ([]byte, usage, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeoutSeconds*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.command, append(args, "--config", s.config)...)
@@ -63,13 +79,22 @@ func (s *system) run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd.WaitDelay = stopTimeoutSeconds * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		if errors.Is(ctx.Err(), context.Canceled) {
-			return nil, context.Canceled
+	began := time.Now()
+	err := cmd.Run()
+	used := usage{took: time.Since(began)}
+	if state := cmd.ProcessState; state != nil {
+		used.cpu = state.UserTime() + state.SystemTime()
+		if of, ok := state.SysUsage().(*syscall.Rusage); ok {
+			used.peakBytes = of.Maxrss * rusageUnitBytes
 		}
-		return stdout.Bytes(), fmt.Errorf("flashgate %s: %w\n%s", strings.Join(args, " "), err, tail(stderr.Bytes()))
 	}
-	return stdout.Bytes(), nil
+	if err != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return nil, used, context.Canceled
+		}
+		return stdout.Bytes(), used, fmt.Errorf("flashgate %s: %w\n%s", strings.Join(args, " "), err, tail(stderr.Bytes()))
+	}
+	return stdout.Bytes(), used, nil
 }
 
 // newSaleID is a sale's id that no other run has.

@@ -8,6 +8,9 @@
 -- counted empty: count here, unless there are more than max_fields buyers. Otherwise
 -- the caller counted, in a pass that read so many fields and began at so many moves:
 -- it counts only if no record changed since and no field was read twice.
+--
+-- With repair 2 nothing is counted: stock is lowered where it is above what total and
+-- held leave, so that nothing is sold that is not there, and the drift of held is 0.
 
 local stock, buyers, meta = unpack(KEYS)
 local repair, max_fields, counted, fields, moves = unpack(ARGV, 1, 5)
@@ -16,6 +19,11 @@ local left = tonumber(redis.call('GET', stock))
 if not left then return { NOT_READY } end
 
 local now = redis.call('HMGET', meta, 'total', 'held', 'moves')
+if repair == '2' then
+  local drift = now[1] - (left + now[2])
+  if drift < 0 then redis.call('INCRBY', stock, drift) end
+  return { 1, drift, 0 }
+end
 local size = redis.call('HLEN', buyers)
 if counted ~= '' then
   if now[3] ~= moves or size ~= tonumber(fields) then return { 0 } end

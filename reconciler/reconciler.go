@@ -1,6 +1,8 @@
 // Package reconciler gives back what died and settles what is owed: every second it
 // releases dead reservations, settles persisted batches, runs the tasks that return
-// units to Redis, brings totals together, and loads sales that Redis has not.
+// units to Redis, brings totals together, loads sales that Redis has not, and looks
+// whether units are conserved. On a schedule, and early when there is cause, the leader
+// compares the two stores order by order.
 package reconciler
 
 import (
@@ -13,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/robfig/cron/v3"
+	"golang.org/x/sync/errgroup"
 
 	"flashgate/internal/audit"
 	"flashgate/internal/bus"
@@ -24,37 +28,64 @@ import (
 
 // Options are a reconciler's parts and bounds.
 type Options struct {
-	Ledger *ledger.Ledger
-	Stock  *stock.Store
-	// Lister lists the batches a bus has not delivered; nil when the bus cannot.
-	Lister  bus.Lister
-	Auditor *audit.Auditor // finds what Once repairs
+	Ledger  *ledger.Ledger
+	Stock   *stock.Store
+	Lister  bus.Lister     // of the batches that the bus has not delivered
+	Auditor *audit.Auditor // finds what Reconcile repairs
 
 	Holder      string        // this process, in the lease
 	LeaseTTL    time.Duration // how long a leader that died keeps others waiting
 	Interval    time.Duration // between two rounds
 	StepTimeout time.Duration // of one step for one sale
 	LoadTimeout time.Duration // of loading one sale into Redis
+	// RebuildWait is how long after a published sale was found gone from Redis the bus is read: longer
+	// than a gateway takes to send the half message of what it reserved before, and a broker to note
+	// an end. 0 where no gateway can be running.
+	RebuildWait time.Duration
 	VoidAge     time.Duration // how long a VOID batch is kept as a tombstone
 	SettleAge   time.Duration // how long a worker is given to settle what it persisted
 	TaskTries   int           // of a task, before it waits for an operator
 	TaskBackoff time.Duration // after a task's first failure; doubles
 	FusePercent float64       // of a sale's units, and
 	FuseUnits   int64         // units: repairs that move more than both wait for an operator
-	Log         *slog.Logger
-	Registerer  prometheus.Registerer
+
+	Pace            int           // records a second that a reconcile reads; 0 = no bound
+	ReportRetention time.Duration // how long reports are kept; 0 = for ever
+	RunWait         time.Duration // for another reconcile of the same sale; 0 = 2 min
+
+	// Schedule is when every sale is reconciled, in UTC; nil: this process runs no schedule.
+	Schedule cron.Schedule
+	Now      func() time.Time // what the schedule goes by; nil = time.Now
+
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
 }
 
 // Reconciler is one candidate for leadership. What only Redis decides (releasing
 // dead reservations) every reconciler does: it is idempotent and must not wait for
 // the ledger. The rest is the leader's.
 type Reconciler struct {
-	o       Options
-	metrics metrics
-	sales   atomic.Pointer[[]sale.Sale] // the last list the ledger gave; kept while it is away
-	round   int
-	leading atomic.Bool
-	loading sync.Mutex // one load at a time in a process; more do no harm
+	o        Options
+	metrics  metrics
+	sales    atomic.Pointer[[]sale.Sale] // the last list the ledger gave; kept while it is away
+	round    int
+	leading  atomic.Bool
+	rebuilds *rebuilds
+
+	term     atomic.Pointer[term] // nil while another leads
+	early    early
+	plan     plan     // of the goroutine of the runs alone
+	refusals refusals // of the rounds alone
+	watch    watch
+	wake     chan struct{} // tells that goroutine to look what is due
+	// runSale is one run; tests put another in its place.
+	runSale func(ctx context.Context, saleID, trigger string) (ledger.ReconcileReport, error)
+}
+
+// term is one time of leadership. What is done under it ends with it.
+type term struct {
+	ctx context.Context
+	end context.CancelFunc
 }
 
 // Bounds of one step of one round; what is left over is for the next round.
@@ -65,17 +96,41 @@ const (
 
 	// A slow step runs once in so many rounds.
 	slowEveryRounds = 30
+	// What counts for people to look at, and not for the next step, is counted once in
+	// so many.
+	countEveryRounds = 5
+
+	// besides is how many sales are tended at once: those of a Redis master that is away
+	// take their whole time-out each, and the others must not wait for all of it.
+	besides = 8
 )
 
 // New makes a reconciler; Run starts it.
 func New(o Options) *Reconciler {
-	if o.Ledger == nil || o.Stock == nil || o.Interval <= 0 {
-		panic("BUG: reconciler.New wants a ledger, a stock and an interval")
+	if o.Ledger == nil || o.Stock == nil || o.Lister == nil || o.Interval <= 0 {
+		panic("BUG: reconciler.New wants a ledger, a stock, a lister and an interval")
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	return &Reconciler{o: o, metrics: newMetrics(o.Registerer)}
+	if o.RunWait == 0 {
+		o.RunWait = defaultRunWaitSeconds * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	r := &Reconciler{o: o, metrics: newMetrics(o.Registerer), rebuilds: newRebuilds(), wake: make(chan struct{}, 1)}
+	r.metrics.bound.Set(r.watermark().Seconds())
+	r.runSale = r.reconcileOne
+	return r
+}
+
+// watermark is the age from which an order must stand in both stores.
+func (r *Reconciler) watermark() time.Duration {
+	if r.o.Auditor == nil {
+		return 0
+	}
+	return r.o.Auditor.Watermark
 }
 
 // leaseName names the leader's lease in the ledger.
@@ -85,10 +140,18 @@ const leaseName = "reconciler"
 func (r *Reconciler) Run(ctx context.Context) error {
 	tick := time.NewTicker(r.o.Interval)
 	defer tick.Stop()
+	var runs sync.WaitGroup
+	runs.Go(func() { r.runs(ctx) })
 	for {
 		r.Round(ctx)
 		select {
+		case r.wake <- struct{}{}:
+		default: // a run is under way; it looks again when it is done
+		}
+		select {
 		case <-ctx.Done():
+			runs.Wait()
+			r.rebuilds.under.Wait() // they end with ctx
 			return r.resign()
 		case <-tick.C:
 		}
@@ -102,6 +165,7 @@ func (r *Reconciler) resign() error {
 	ctx, cancel := context.WithTimeout(context.Background(), r.o.StepTimeout)
 	defer cancel()
 	r.leading.Store(false)
+	r.endTerm()
 	return r.o.Ledger.Release(ctx, leaseName, r.o.Holder)
 }
 
@@ -122,25 +186,51 @@ func (r *Reconciler) Round(ctx context.Context) {
 		return err
 	})
 	now := time.Now()
-	sales := r.known()
+	sales := r.tended(now)
+	leads := r.leading.Load()
+	r.watch.begin()
+	var tending errgroup.Group
+	tending.SetLimit(besides)
 	for i := range sales {
 		s := &sales[i]
-		if now.After(s.EndsAt.Add(sale.Retention)) {
-			r.metrics.forget(s.ID)
-			continue
-		}
-		// What failed was logged and counted; the next round tries again.
-		_ = r.tend(ctx, s, slow, r.leading.Load())
-	}
-	if r.leading.Load() {
-		_ = r.step(ctx, "inventory", func(ctx context.Context) error {
-			inventories, err := r.o.Ledger.Inventories(ctx)
-			r.metrics.observeLedger(inventories, sales, now)
-			return err
+		tending.Go(func() error {
+			// What failed was logged and counted; the next round tries again.
+			if r.tend(ctx, s, slow, leads) == nil && leads {
+				r.look(ctx, s)
+			}
+			return nil
 		})
-		_ = r.step(ctx, "settle", func(ctx context.Context) error { return r.settleOwed(ctx, "") })
-		_ = r.step(ctx, "tasks", func(ctx context.Context) error { return r.runTasks(ctx, "") })
 	}
+	_ = tending.Wait() // returns nothing: see above
+	r.show(sales, now)
+	if leads {
+		_ = r.step(ctx, "inventory", func(ctx context.Context) error { return r.conserve(ctx, sales, now) })
+		_ = r.step(ctx, "owed", func(ctx context.Context) error { return r.settleOwed(ctx, "") })
+		_ = r.step(ctx, "tasks", func(ctx context.Context) error { return r.runTasks(ctx, "") })
+		_ = r.step(ctx, "refusals", r.lookForRefusals)
+		if r.round%countEveryRounds == 1 {
+			_ = r.step(ctx, "count", r.countTasks)
+		}
+	}
+}
+
+// tended are the sales that Redis still keeps.
+func (r *Reconciler) tended(now time.Time) []sale.Sale {
+	known := r.known()
+	tended := make([]sale.Sale, 0, len(known))
+	for i := range known {
+		if !now.After(known[i].EndsAt.Add(sale.Retention)) {
+			tended = append(tended, known[i])
+		}
+	}
+	return tended
+}
+
+func (r *Reconciler) known() []sale.Sale {
+	if sales := r.sales.Load(); sales != nil {
+		return *sales
+	}
+	return nil
 }
 
 // lead takes or keeps the lease.
@@ -156,8 +246,26 @@ func (r *Reconciler) lead(ctx context.Context) {
 	}
 	if r.leading.Swap(leads) != leads {
 		r.o.Log.Info("reconciler leadership changed", "leading", leads, "holder", r.o.Holder)
+		if leads {
+			t := &term{}
+			t.ctx, t.end = context.WithCancel(ctx)
+			r.term.Store(t)
+		} else {
+			r.endTerm()
+		}
 	}
 	r.metrics.leading(leads)
+}
+
+// endTerm stops what only a leader does, and forgets what only a leader knows.
+func (r *Reconciler) endTerm() {
+	if t := r.term.Swap(nil); t != nil {
+		t.end()
+	}
+	r.early.clear()
+	r.refusals = refusals{}
+	r.watch.forgetAll()
+	r.metrics.forgetLeaders()
 }
 
 // tend looks after one sale's Redis side; lead: the leader's part of it too. It
@@ -171,15 +279,12 @@ func (r *Reconciler) tend(ctx context.Context, s *sale.Sale, slow, lead bool) er
 		return err
 	}
 	if !snap.Loaded {
-		if !lead {
-			return nil
+		if lead {
+			r.rebuild(ctx, s.ID)
 		}
-		return r.stepWithin(ctx, "load", r.o.LoadTimeout, func(ctx context.Context) error {
-			_, err := r.Load(ctx, s.ID)
-			return err
-		})
+		return nil
 	}
-	r.metrics.observe(s.ID, snap)
+	r.watch.saw(s.ID, snap)
 	var failed []error
 	if snap.Pending > 0 {
 		failed = append(failed, r.step(ctx, "sweep", func(ctx context.Context) error { return r.sweep(ctx, s.ID) }))
@@ -241,146 +346,4 @@ func (r *Reconciler) sweep(ctx context.Context, saleID string) error {
 		}
 	}
 	return nil
-}
-
-// settleOwed settles batches that a worker persisted and did not settle, of one sale
-// or ("") all.
-func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
-	owed, err := r.o.Ledger.Owed(ctx, time.Now().Add(-r.o.SettleAge), maxSettleBatches)
-	if err != nil {
-		return err
-	}
-	r.metrics.owed.Set(float64(len(owed)))
-	bySale := make(map[string][]sale.ID)
-	for _, o := range owed {
-		if only != "" && o.SaleID != only {
-			continue
-		}
-		bySale[o.SaleID] = append(bySale[o.SaleID], o.BatchID)
-	}
-	var failed []error
-	for saleID, ids := range bySale {
-		settled, err := r.o.Stock.Settle(ctx, saleID, ids, r.o.Ledger.ActiveOrders)
-		if err != nil && !r.isOver(saleID, err) {
-			failed = append(failed, err)
-		} else if err != nil {
-			// Its Redis data has expired with it: nothing is left to settle there.
-			settled = ids
-		}
-		if len(settled) > 0 {
-			if err := r.o.Ledger.MarkSettled(ctx, settled); err != nil {
-				failed = append(failed, err)
-			} else {
-				r.metrics.settled.Add(float64(len(settled)))
-			}
-		}
-	}
-	return errors.Join(failed...)
-}
-
-// isOver reports whether err says that Redis has forgotten a sale it need not know
-// any more.
-func (r *Reconciler) isOver(saleID string, err error) bool {
-	if !errors.Is(err, stock.ErrNotReady) {
-		return false
-	}
-	for _, s := range r.known() {
-		if s.ID == saleID {
-			return time.Now().After(s.EndsAt.Add(sale.Retention))
-		}
-	}
-	return false
-}
-
-func (r *Reconciler) known() []sale.Sale {
-	if sales := r.sales.Load(); sales != nil {
-		return *sales
-	}
-	return nil
-}
-
-// runTasks gives back to Redis the units of orders that the ledger cancelled, of one
-// sale or ("") all. Its error says how many are left.
-func (r *Reconciler) runTasks(ctx context.Context, only string) error {
-	tasks, err := r.o.Ledger.DueTasks(ctx, time.Now(), maxTasks)
-	if err != nil {
-		return err
-	}
-	left := 0
-	var last error
-	for i := range tasks {
-		t := &tasks[i]
-		if only != "" && t.Order.SaleID != only {
-			continue
-		}
-		_, err := r.o.Stock.Restore(ctx, &t.Order, t.BatchID)
-		if err != nil && !r.isOver(t.Order.SaleID, err) {
-			// The exponent is bounded so that the shift cannot overflow.
-			next := time.Now().Add(r.o.TaskBackoff << min(t.Tries, 10))
-			if failed := r.o.Ledger.TaskFailed(ctx, t.ID, err.Error(), next, r.o.TaskTries); failed != nil {
-				return failed
-			}
-			left++
-			last = err
-			continue
-		}
-		if err := r.o.Ledger.TaskDone(ctx, t.ID); err != nil {
-			return err
-		}
-		r.metrics.tasks.Inc()
-	}
-	if left > 0 {
-		return fmt.Errorf("%d tasks are left for their next try: %w", left, last)
-	}
-	return nil
-}
-
-// LevelTotal brings the side whose total is behind to the other's version. A cut
-// that the ledger can no longer cover is taken back on both sides. Two totals of one
-// version are a cut and a raise at the same moment: the raise was promised, the cut
-// was refused, so the larger one stays.
-func (r *Reconciler) LevelTotal(ctx context.Context, saleID string) error {
-	// Read both afresh: the list of sales may be older than the snapshot.
-	inv, err := r.o.Ledger.Inventory(ctx, saleID)
-	if err != nil {
-		return err
-	}
-	snap, err := r.o.Stock.Snapshot(ctx, saleID)
-	if err != nil || !snap.Loaded {
-		return err
-	}
-	switch {
-	case snap.Version < inv.Version:
-		ok, err := r.o.Stock.Adjust(ctx, saleID, inv.Total, inv.Version)
-		if err == nil && !ok {
-			err = errors.New("fewer units are free in Redis than the cut takes")
-		}
-		return err
-	case snap.Version > inv.Version:
-		_, err := r.o.Ledger.SetTotal(ctx, saleID, snap.Total, snap.Version, "levelled with Redis")
-		if sale.CodeOf(err) == sale.CodeConflict {
-			return r.takeBackCut(ctx, inv, snap.Version)
-		}
-		return err
-	case snap.Total != inv.Total:
-		total, version := max(snap.Total, inv.Total), inv.Version+1
-		if _, err := r.o.Ledger.SetTotal(ctx, saleID, total, version, "a cut and a raise at one moment"); err != nil {
-			return err
-		}
-		_, err := r.o.Stock.Adjust(ctx, saleID, total, version)
-		return err
-	}
-	return nil
-}
-
-// takeBackCut ends a cut that Redis took and the ledger cannot: the units are sold.
-func (r *Reconciler) takeBackCut(ctx context.Context, inv ledger.Inventory, cut int64) error {
-	r.o.Log.Warn("a cut is taken back: the ledger has sold the units", "sale", inv.SaleID, "total", inv.Total)
-	for _, version := range []int64{cut, cut + 1} {
-		if _, err := r.o.Ledger.SetTotal(ctx, inv.SaleID, inv.Total, version, "cut taken back: the units are sold"); err != nil {
-			return err
-		}
-	}
-	_, err := r.o.Stock.Adjust(ctx, inv.SaleID, inv.Total, cut+1)
-	return err
 }

@@ -17,7 +17,12 @@ import (
 const old = time.Hour
 
 func auditor(s *storetest.Stores) *audit.Auditor {
-	return &audit.Auditor{Ledger: s.Ledger, Stock: s.Stock, Watermark: time.Minute, Hold: 20 * time.Second}
+	return &audit.Auditor{Ledger: s.Ledger, Stock: s.Stock, Watermark: time.Minute}
+}
+
+// consumedLongAgo makes a batch one that its worker had all the time to settle.
+func consumedLongAgo(s *storetest.Stores, b *sale.Batch) {
+	s.Exec("UPDATE consumed_batches SET consumed_at = '2026-01-01 00:00:00.000' WHERE batch_id = ?", int64(b.ID))
 }
 
 // TestEveryDifferenceIsFound plants each kind of difference from outside, beside
@@ -44,13 +49,47 @@ func TestEveryDifferenceIsFound(t *testing.T) {
 			b := s.Batch(sl, old, "x")
 			s.Confirm(sl, b)
 			s.Apply(b)
+			consumedLongAgo(s, b)
 		}, audit.ConsumedNotSettled, "4c"},
-		{"a reservation nobody swept", func(s *storetest.Stores, sl *sale.Sale) {
+		{"a persisted batch that is noted as settled", func(s *storetest.Stores, sl *sale.Sale) {
+			b := s.Batch(sl, old, "x")
+			s.Confirm(sl, b)
+			s.Apply(b)
+			require.NoError(s.T, s.Ledger.MarkSettled(ctx, []sale.ID{b.ID}))
+		}, audit.ConsumedNotSettled, "4c"},
+		{"an old batch that a lagging worker has just persisted", func(s *storetest.Stores, sl *sale.Sale) {
+			b := s.Batch(sl, old, "x")
+			s.Confirm(sl, b)
+			s.Apply(b)
+		}, "", ""},
+		{"an old reservation of a gateway whose clock is behind", func(s *storetest.Stores, sl *sale.Sale) {
 			s.Reserve(sl, s.Batch(sl, old, "x"), time.Minute)
+		}, "", ""},
+		{"a reservation nobody swept", func(s *storetest.Stores, sl *sale.Sale) {
+			s.Reserve(sl, s.Batch(sl, old, "x"), -time.Minute)
+		}, audit.StuckReservation, "7"},
+		{"a reservation nobody can sweep", func(s *storetest.Stores, sl *sale.Sale) {
+			s.Reserve(sl, s.Batch(sl, old, "x"), time.Minute)
+			require.NoError(s.T, s.Redis.Do(ctx, s.Redis.B().Del().Key("fg:{"+sl.ID+"}:pending").Build()).Error())
 		}, audit.StuckReservation, "7"},
 		{"an order Redis forgot", func(s *storetest.Stores, sl *sale.Sale) {
-			s.Apply(s.Batch(sl, old, "x"))
+			b := s.Batch(sl, old, "x")
+			s.Apply(b)
+			consumedLongAgo(s, b)
 		}, audit.PersistedUnknownToRedis, "4c"},
+		{"an order Redis forgot, which settling is about to adopt", func(s *storetest.Stores, sl *sale.Sale) {
+			s.Apply(s.Batch(sl, old, "x"))
+		}, "", ""},
+		{"a cancelled order whose task is under way", func(s *storetest.Stores, sl *sale.Sale) {
+			first, second := s.Batch(sl, old, "x"), s.Batch(sl, old, "x")
+			second.Orders[0].RequestKey = "other"
+			second.Orders[0].Quantity, second.Orders[0].AmountCents = 2, 200
+			s.Apply(first)
+			s.Confirm(sl, second)
+			require.Equal(s.T, 1, s.Apply(second).Cancelled)
+			s.Settle(first)
+			s.Settle(second)
+		}, "", ""},
 		{"an order the ledger forgot", func(s *storetest.Stores, sl *sale.Sale) {
 			b := s.Batch(sl, old, "x")
 			s.Confirm(sl, b)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 )
 
@@ -62,6 +63,8 @@ type Finding struct {
 	UserID  string
 	Units   int64
 	Detail  string
+	Before  string // the side to be mended, as it stands; "" where that can't be said in short
+	After   string // as the other side has it
 }
 
 // Invariant is the number of the invariant the finding breaks.
@@ -69,10 +72,11 @@ func (f *Finding) Invariant() string { return invariants[f.Kind] }
 
 // Compared counts what one comparison looked at.
 type Compared struct {
+	Balance      ledger.Balance
 	LedgerOrders int64 // older than the watermark
 	RedisRecords int64 // older than the watermark
 	Younger      int64 // records younger than the watermark: not compared
-	OpenBatches  int64 // RESERVED or CONFIRMED
+	OpenBatches  int64 // RESERVED or CONFIRMED, of any age
 	NotLoaded    bool  // Redis has not the sale: only the ledger was checked
 	NotRecounted bool  // too many records and too busy: Redis was checked by its meta alone
 }

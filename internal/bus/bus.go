@@ -54,9 +54,11 @@ type Bus interface {
 	Close() error
 }
 
-// Lister is a Bus that can list what it has not delivered yet: the embedded one.
+// Lister lists what a bus has not delivered yet, for a rebuild of Redis. Both buses do.
 type Lister interface {
-	// Undelivered calls each with the batches of a sale that are undecided or
-	// committed and not acknowledged.
+	// Undelivered calls each with the batches of a sale that are undecided or committed
+	// and not acknowledged: at least those that the bus holds from before the call until
+	// after it. One that moves meanwhile may come twice, one that was acknowledged or
+	// rolled back a moment ago may come still.
 	Undelivered(ctx context.Context, saleID string, each func([]sale.Batch) error) error
 }

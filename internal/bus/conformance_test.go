@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/sale"
@@ -35,6 +36,9 @@ func TestConformance(t *testing.T) {
 		{"Consume waits for its handlers", caseConsumeWaits},
 		{"a restart loses nothing", caseRestart},
 		{"without a check nothing is sent", caseSendsNothing},
+		{"Undelivered lists what is undecided or not acknowledged", caseUndelivered},
+		{"Undelivered lists once what was asked about again and again", caseUndeliveredAsked},
+		{"Undelivered misses nothing that moves meanwhile", caseUndeliveredMoving},
 		{"Ping is true while open", casePing},
 	}
 	for _, e := range engines {
@@ -337,4 +341,148 @@ func casePing(t *testing.T, open func(testing.TB, Options) testBus) {
 	require.NoError(t, b.Ping(t.Context()))
 	require.NoError(t, b.Close())
 	require.Error(t, b.Ping(t.Context()))
+}
+
+// list is what the bus has not delivered of a sale, by batch, and how often each came.
+func list(t testing.TB, b Lister, saleID string) (map[sale.ID]sale.Batch, map[sale.ID]int) {
+	t.Helper()
+	batches, times := map[sale.ID]sale.Batch{}, map[sale.ID]int{}
+	require.NoError(t, b.Undelivered(t.Context(), saleID, func(some []sale.Batch) error {
+		require.NotEmpty(t, some)
+		for _, b := range some {
+			batches[b.ID] = b
+			times[b.ID]++
+		}
+		return nil
+	}))
+	return batches, times
+}
+
+// eventuallyListed waits until exactly these are listed: a broker notes an end up to
+// 3 s late, and a consumer its offset up to 5 s.
+func eventuallyListed(t testing.TB, b Lister, saleID string, want ...*sale.Batch) {
+	t.Helper()
+	wanted := map[sale.ID]sale.Batch{}
+	for _, w := range want {
+		wanted[w.ID] = *w
+	}
+	var got map[sale.ID]sale.Batch
+	require.Eventually(t, func() bool {
+		got, _ = list(t, b, saleID)
+		if len(got) > len(wanted) {
+			return false
+		}
+		return assert.ObjectsAreEqual(wanted, got)
+	}, patience, 100*time.Millisecond, "listed")
+}
+
+func caseUndelivered(t *testing.T, open func(testing.TB, Options) testBus) {
+	b := open(t, Options{Check: answering(Unknown), Logger: quiet()})
+	half, committed, rolledBack, other := newBatch(2), newBatch(2), newBatch(1), newBatch(1)
+	other.SaleID, other.Orders[0].SaleID = "autumn", "autumn"
+	other.Orders[0].UserID = "spring" // what looks like the sale's need not be
+	send(t, b, half, Unknown)
+	send(t, b, committed, Commit)
+	send(t, b, rolledBack, Rollback)
+	send(t, b, other, Commit)
+	require.NoError(t, trySend(t.Context(), func(ctx context.Context) error {
+		return b.sendBody(ctx, []byte(`{"v":9,"sale_id":"spring"}`), func() Decision { return Commit })
+	}))
+	got, _ := list(t, b, "spring")
+	require.Contains(t, got, half.ID, "at once")
+	require.Contains(t, got, committed.ID, "at once")
+	eventuallyListed(t, b, "spring", half, committed)
+	eventuallyListed(t, b, "autumn", other)
+	require.NoError(t, b.Close())
+
+	again := open(t, Options{Check: answering(Unknown), Logger: quiet()})
+	eventuallyListed(t, again, "spring", half, committed)
+	in := newInbox()
+	refusing := make(chan struct{})
+	consume(t, again, func(ctx context.Context, d []Delivery) error {
+		select {
+		case <-refusing:
+			return in.handle(ctx, d)
+		default:
+			return errors.New("ledger away")
+		}
+	}, answering(Unknown))
+	eventuallyListed(t, again, "spring", half, committed)
+	close(refusing)
+	eventually(t, "delivered", func() bool { return in.len() == 2 && len(in.poisoned()) == 1 })
+	eventuallyListed(t, again, "spring", half)
+	eventuallyListed(t, again, "autumn")
+}
+
+func caseUndeliveredAsked(t *testing.T, open func(testing.TB, Options) testBus) {
+	var asked atomic.Int32
+	var answer atomic.Int32
+	b := open(t, Options{Logger: quiet(), Check: func(context.Context, *sale.Batch) Decision {
+		asked.Add(1)
+		return Decision(answer.Load())
+	}})
+	sent := newBatch(2)
+	send(t, b, sent, Unknown)
+	for want := range int32(3) {
+		eventually(t, "asked", func() bool { return asked.Load() > want })
+		got, times := list(t, b, "spring")
+		require.Equal(t, map[sale.ID]sale.Batch{sent.ID: *sent}, got, "asked %d times", want+1)
+		require.Equal(t, 1, times[sent.ID])
+	}
+	answer.Store(int32(Rollback))
+	eventuallyListed(t, b, "spring")
+}
+
+// caseUndeliveredMoving lists while batches go from half message to acknowledged: one that
+// the handler has not taken before the list begins must be in it.
+func caseUndeliveredMoving(t *testing.T, open func(testing.TB, Options) testBus) {
+	const batches = 300
+	b := open(t, Options{Check: answering(Commit), Logger: quiet(), BatchMessages: 8})
+	send(t, b, newBatch(1), Commit) // connected
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
+	var mu sync.Mutex
+	stored := map[sale.ID]*sale.Batch{} // as half message, or further
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for i := range batches {
+			batch := newBatch(1)
+			err := b.Send(t.Context(), batch, func() Decision {
+				mu.Lock()
+				defer mu.Unlock()
+				stored[batch.ID] = batch
+				return []Decision{Commit, Unknown}[i%2] // an unknown one commits when asked
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for rounds, began := 0, time.Now(); ; rounds++ {
+		require.Less(t, time.Since(began), patience, "%d of %d taken", in.len(), batches+1)
+		mu.Lock()
+		var missing []*sale.Batch
+		for id, batch := range stored {
+			if in.get(id) == nil {
+				missing = append(missing, batch)
+			}
+		}
+		mu.Unlock()
+		got, _ := list(t, b, "spring")
+		for _, batch := range missing {
+			// What was taken while the list was read may be in it or not.
+			if _, listed := got[batch.ID]; !listed {
+				require.NotNil(t, in.get(batch.ID), "round %d: batch %v was stored, is not taken, and is not listed", rounds, batch.ID)
+			}
+		}
+		select {
+		case <-sent:
+			if in.len() > batches {
+				return
+			}
+		default:
+		}
+	}
 }

@@ -11,35 +11,6 @@ import (
 	"flashgate/internal/sale"
 )
 
-func TestUndelivered(t *testing.T) {
-	open := embeddedPlace(t)
-	b := open(t, Options{Check: answering(Unknown), Logger: quiet()}).(embeddedBus)
-	half, committed, rolledBack, other := newBatch(2), newBatch(2), newBatch(1), newBatch(1)
-	other.SaleID, other.Orders[0].SaleID = "autumn", "autumn"
-	send(t, b, half, Unknown)
-	send(t, b, committed, Commit)
-	send(t, b, rolledBack, Rollback)
-	send(t, b, other, Commit)
-	require.NoError(t, b.Close())
-
-	again := open(t, Options{Check: answering(Unknown), Logger: quiet()}).(embeddedBus)
-	list := func(saleID string) (batches []sale.Batch) {
-		require.NoError(t, again.Undelivered(t.Context(), saleID, func(some []sale.Batch) error {
-			batches = append(batches, some...)
-			return nil
-		}))
-		return batches
-	}
-	require.Equal(t, []sale.Batch{*half, *committed}, list("spring"))
-	require.Equal(t, []sale.Batch{*other}, list("autumn"))
-
-	in := newInbox()
-	stop := consume(t, again, in.handle, nil)
-	eventually(t, "delivered", func() bool { return in.len() == 2 })
-	stop()
-	require.Equal(t, []sale.Batch{*half}, list("spring"), "acknowledged ones are gone")
-}
-
 // A write that fails reaches its sender before local runs, and those after it go through.
 func TestEmbeddedWriteFails(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bus.db")

@@ -14,18 +14,26 @@ import (
 	"time"
 )
 
-// RocketMQ's remoting protocol, as far as routes and topics need it. The client
-// library has these calls too, but ignores response codes and the caller's deadline.
+// RocketMQ's remoting protocol, as far as routes, topics and reading past the consumers
+// need it. The client library has these calls too, but ignores response codes and the
+// caller's deadline.
 //
 // A frame is: its length (4 bytes, without itself), the header's length (4 bytes, the
 // first of which names the header's coding, 0 = JSON), header, body.
 const (
-	requestCreateTopic  = 17
-	requestMaxOffset    = 30
-	requestRoute        = 105
-	requestClusterInfo  = 106
-	responseSuccess     = 0
-	responseNoSuchTopic = 17
+	requestPull           = 11
+	requestGroupOffset    = 14
+	requestCreateTopic    = 17
+	requestMaxOffset      = 30
+	requestMinOffset      = 31
+	requestRoute          = 105
+	requestClusterInfo    = 106
+	responseSuccess       = 0
+	responseNoSuchTopic   = 17
+	responsePullNotFound  = 19
+	responsePullAgain     = 20
+	responsePullMoved     = 21
+	responseNoGroupOffset = 22
 
 	// Any topic's route, and a cluster's brokers, fit many times over.
 	maxFrameBytes = 16 << 20
@@ -56,54 +64,82 @@ type remotingHeader struct {
 func call(ctx context.Context, address string, code int, fields map[string]string) (body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, remotingTimeoutMillis*time.Millisecond)
 	defer cancel()
-	defer func() {
-		var response *responseError
-		if err != nil && !errors.As(err, &response) {
-			err = fmt.Errorf("RocketMQ at %s: %w", address, err)
-		}
-	}()
+	l, err := dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	_, body, err = l.ask(ctx, code, fields)
+	return body, err
+}
+
+// line is a connection to one server, for requests one after the other. After an error
+// other than a *responseError it is of no use any more.
+type line struct {
+	address    string
+	connection net.Conn
+}
+
+func dial(ctx context.Context, address string) (*line, error) {
+	ctx, cancel := context.WithTimeout(ctx, remotingTimeoutMillis*time.Millisecond)
+	defer cancel()
 	var dialer net.Dialer
 	connection, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("RocketMQ at %s: %w", address, err)
 	}
-	defer func() { _ = connection.Close() }()
-	unhook := context.AfterFunc(ctx, func() { _ = connection.SetDeadline(time.Unix(1, 0)) })
-	defer unhook()
+	return &line{address, connection}, nil
+}
 
+func (l *line) close() { _ = l.connection.Close() }
+
+// ask makes one request, and returns the answer's fields and body. Its header comes with
+// a code other than success, too.
+func (l *line) ask(ctx context.Context, code int, fields map[string]string) (answered map[string]string, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, remotingTimeoutMillis*time.Millisecond)
+	defer cancel()
+	unhook := context.AfterFunc(ctx, func() { _ = l.connection.SetDeadline(time.Unix(1, 0)) })
+	defer unhook()
+	answer, body, err := l.exchange(code, fields)
+	switch {
+	case err != nil:
+		return nil, nil, fmt.Errorf("RocketMQ at %s: %w", l.address, err)
+	case answer.Code != responseSuccess:
+		return answer.ExtFields, nil, &responseError{address: l.address, code: answer.Code, remark: answer.Remark}
+	}
+	return answer.ExtFields, body, nil
+}
+
+func (l *line) exchange(code int, fields map[string]string) (answer remotingHeader, body []byte, err error) {
 	// 317 is the version the Go client speaks as.
 	header, err := json.Marshal(remotingHeader{Code: code, Language: "GO", Version: 317, ExtFields: fields})
 	if err != nil {
-		return nil, err
+		return answer, nil, err
 	}
 	frame := binary.BigEndian.AppendUint32(nil, uint32(4+len(header)))
 	frame = binary.BigEndian.AppendUint32(frame, uint32(len(header)))
-	if _, err := connection.Write(append(frame, header...)); err != nil {
-		return nil, err
+	if _, err := l.connection.Write(append(frame, header...)); err != nil {
+		return answer, nil, err
 	}
 	var lengths [8]byte
-	if _, err := io.ReadFull(connection, lengths[:]); err != nil {
-		return nil, err
+	if _, err := io.ReadFull(l.connection, lengths[:]); err != nil {
+		return answer, nil, err
 	}
 	total, headerLength := binary.BigEndian.Uint32(lengths[:4]), binary.BigEndian.Uint32(lengths[4:])
 	if coding := headerLength >> 24; coding != 0 {
-		return nil, fmt.Errorf("answer's header has coding %d, want JSON", coding)
+		return answer, nil, fmt.Errorf("answer's header has coding %d, want JSON", coding)
 	}
 	if total > maxFrameBytes || headerLength > total-4 || total < 4 {
-		return nil, fmt.Errorf("answer of %d bytes with a header of %d", total, headerLength)
+		return answer, nil, fmt.Errorf("answer of %d bytes with a header of %d", total, headerLength)
 	}
 	rest := make([]byte, total-4)
-	if _, err := io.ReadFull(connection, rest); err != nil {
-		return nil, err
+	if _, err := io.ReadFull(l.connection, rest); err != nil {
+		return answer, nil, err
 	}
-	var answer remotingHeader
 	if err := json.Unmarshal(rest[:headerLength], &answer); err != nil {
-		return nil, fmt.Errorf("answer's header: %w", err)
+		return answer, nil, fmt.Errorf("answer's header: %w", err)
 	}
-	if answer.Code != responseSuccess {
-		return nil, &responseError{address: address, code: answer.Code, remark: answer.Remark}
-	}
-	return rest[headerLength:], nil
+	return answer, rest[headerLength:], nil
 }
 
 // responseError is an answer that is no success.

@@ -226,4 +226,7 @@ func (r *RocketMQ) Close() error {
 	return errors.Join(failures...)
 }
 
-var _ Bus = (*RocketMQ)(nil)
+var _ interface {
+	Bus
+	Lister
+} = (*RocketMQ)(nil)

@@ -70,20 +70,12 @@ func (f *fakeBroker) address() string { return f.listener.Addr().String() }
 func (f *fakeBroker) serve(c net.Conn) {
 	var write sync.Mutex
 	for {
-		var lengths [8]byte
-		if _, err := io.ReadFull(c, lengths[:]); err != nil {
-			return
-		}
-		rest := make([]byte, binary.BigEndian.Uint32(lengths[:4])-4)
-		if _, err := io.ReadFull(c, rest); err != nil {
-			return
-		}
-		var header remotingHeader
-		if err := json.Unmarshal(rest[:binary.BigEndian.Uint32(lengths[4:])], &header); err != nil {
+		header, err := readFrame(c)
+		if err != nil {
 			return
 		}
 		go func() {
-			answer, body := f.answer(&header)
+			answer, body := f.answer(header)
 			if answer == nil {
 				return
 			}
@@ -96,6 +88,20 @@ func (f *fakeBroker) serve(c net.Conn) {
 			_, _ = c.Write(append(append(frame, raw...), body...))
 		}()
 	}
+}
+
+// readFrame reads a request; what comes with it is of no interest.
+func readFrame(c net.Conn) (*remotingHeader, error) {
+	var lengths [8]byte
+	if _, err := io.ReadFull(c, lengths[:]); err != nil {
+		return nil, err
+	}
+	rest := make([]byte, binary.BigEndian.Uint32(lengths[:4])-4)
+	if _, err := io.ReadFull(c, rest); err != nil {
+		return nil, err
+	}
+	header := new(remotingHeader)
+	return header, json.Unmarshal(rest[:binary.BigEndian.Uint32(lengths[4:])], header)
 }
 
 func (f *fakeBroker) answer(request *remotingHeader) (*remotingHeader, string) {

@@ -24,6 +24,7 @@ const patience = 90 * time.Second
 // testBus is a bus, and the way to send a body that Encode would refuse.
 type testBus interface {
 	Bus
+	Lister
 	sendBody(ctx context.Context, body []byte, local func() Decision) error
 }
 

@@ -65,7 +65,7 @@ func runGateway(ctx context.Context, c *config.Config) error {
 		}
 		p.probe(l, s, b)
 		p.port.AddProbe("gateway", func(context.Context) error { return e.Ready() })
-		p.port.Serve(newAdmin(c, l, s, newReconciler(c, l, s, nil, holder("admin"), p.log, nil)))
+		p.port.Serve(newAdmin(c, l, s, newReconciler(c, l, s, b, holder("admin"), p.log, nil)))
 		return closeAfter(b, p.serve(e))
 	})
 }
@@ -77,7 +77,7 @@ func runWorker(ctx context.Context, c *config.Config) error {
 			return err
 		}
 		p.probe(l, s, b)
-		p.port.Serve(newAdmin(c, l, s, newReconciler(c, l, s, nil, holder("admin"), p.log, nil)))
+		p.port.Serve(newAdmin(c, l, s, newReconciler(c, l, s, b, holder("admin"), p.log, nil)))
 		p.waitFor(nil)
 		p.log.Info("worker is consuming", "topic", c.RocketMQ.Topic, "operators", p.port.Addr())
 		return closeAfter(b, p.newWorker(l, s, b).Run(p.ctx))
@@ -90,7 +90,7 @@ func runReconciler(ctx context.Context, c *config.Config) error {
 		if err != nil {
 			return err
 		}
-		r := newReconciler(c, l, s, nil, holder("reconciler"), p.log, p.registry)
+		r := newReconciler(c, l, s, b, holder("reconciler"), p.log, p.registry)
 		p.probe(l, s, b)
 		p.port.Serve(newAdmin(c, l, s, r))
 		p.waitFor(nil)

@@ -18,7 +18,6 @@ import (
 	"flashgate/internal/engines"
 	"flashgate/internal/operator"
 	"flashgate/internal/token"
-	"flashgate/reconciler"
 )
 
 // errSaid ends a command with exit code 1 whose output has said why.
@@ -203,67 +202,4 @@ func printAudit(out io.Writer, r *audit.Report) error {
 	}
 	fmt.Fprintf(out, "audit: %s (%d sales, %s, watermark %s)\n", verdict, len(r.Sales), r.Took, r.Watermark)
 	return nil
-}
-
-func reconcileCommand(f *flags) *cobra.Command {
-	var q reconciler.Query
-	var once, asJSON bool
-	c := &cobra.Command{
-		Use: "reconcile", Short: "Compare Redis with the ledger, order by order, and repair", GroupID: "jobs", Args: cobra.NoArgs,
-		Long: `Compares Redis with the ledger, order by order, and repairs what differs, whether or not a
-reconciler is running. Repairs above the fuse (reconciler.fuse_percent, fuse_units) are left
-to you. Exits 0 when all that was found is repaired.`,
-		RunE: f.with(localConfig, func(cmd *cobra.Command, c *config.Config) error {
-			if !once {
-				return errors.New("reconcile: want --once; the daemon `flashgate reconciler` runs it on schedule")
-			}
-			return withService(cmd.Context(), c, func(s operator.Service) error {
-				r, err := s.Reconcile(cmd.Context(), q)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					err = printJSON(cmd.OutOrStdout(), r)
-				} else {
-					err = printReconcile(cmd.OutOrStdout(), &r)
-				}
-				if err == nil && r.Left > 0 {
-					err = errSaid
-				}
-				return err
-			})
-		}),
-	}
-	c.Flags().BoolVar(&once, "once", false, "run now and once")
-	c.Flags().StringVar(&q.SaleID, "sale", "", "one sale; without it, all")
-	c.Flags().BoolVar(&q.DryRun, "dry-run", false, "find, and repair nothing")
-	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
-	return c
-}
-
-func printReconcile(out io.Writer, r *reconciler.Report) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for i := range r.Sales {
-		for j := range r.Sales[i].Items {
-			item := &r.Sales[i].Items[j]
-			what := "repaired"
-			if !item.Repaired {
-				what = "left: " + item.Why
-			}
-			fmt.Fprintf(w, "%s\t%s\torder %s\tbatch %s\t%d units\t%s\t%s\n", r.Sales[i].SaleID, item.Kind,
-				orDash(item.OrderID), orDash(item.BatchID), item.Units, item.Detail, what)
-		}
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "reconcile: %d sales in %s: %d found, %d repaired, %d left\n", len(r.Sales), r.Took, r.Found, r.Repaired, r.Left)
-	return nil
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }

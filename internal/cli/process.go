@@ -96,16 +96,21 @@ func (p *process) run() error {
 // newReconciler makes a reconciler. Only the daemon that runs it registers its metrics.
 func newReconciler(c *config.Config, l *ledger.Ledger, s *stock.Store, lister bus.Lister, holder string, log *slog.Logger, reg prometheus.Registerer) *reconciler.Reconciler {
 	r := &c.Reconciler
+	rebuildWait := r.RebuildWait
+	if c.Engines == config.Embedded {
+		rebuildWait = 0 // its Redis goes with its gateway
+	}
 	return reconciler.New(reconciler.Options{
 		Ledger: l, Stock: s, Lister: lister, Auditor: newAuditor(c, l, s),
-		Holder: holder, LeaseTTL: r.LeaseTTL, Interval: r.Interval, StepTimeout: r.StepTimeout, LoadTimeout: r.LoadTimeout,
+		Holder: holder, LeaseTTL: r.LeaseTTL, Interval: r.Interval, StepTimeout: r.StepTimeout, LoadTimeout: r.LoadTimeout, RebuildWait: rebuildWait,
 		VoidAge: r.VoidAge, SettleAge: r.SettleAge, TaskTries: r.TaskTries, TaskBackoff: r.TaskBackoff,
-		FusePercent: r.FusePercent, FuseUnits: int64(r.FuseUnits), Log: log, Registerer: reg,
+		FusePercent: r.FusePercent, FuseUnits: int64(r.FuseUnits), Pace: r.Pace, ReportRetention: r.ReportRetention,
+		Schedule: c.Schedule(), Log: log, Registerer: reg,
 	})
 }
 
 func newAuditor(c *config.Config, l *ledger.Ledger, s *stock.Store) *audit.Auditor {
-	return &audit.Auditor{Ledger: l, Stock: s, Watermark: c.Reconciler.Watermark, Hold: c.Batch.Hold}
+	return &audit.Auditor{Ledger: l, Stock: s, Watermark: c.Reconciler.Watermark}
 }
 
 func newAdmin(c *config.Config, l *ledger.Ledger, s *stock.Store, r *reconciler.Reconciler) *operator.Admin {

@@ -73,7 +73,10 @@ daemons: gateway, worker and reconciler.`,
   flashgate sale create --id s1 --title "Phone" --total 1000 --price-cents 199900 \
       --currency CNY --per-user-limit 1 --starts-at now --ends-at 2027-01-01T00:00:00Z
   flashgate sale open s1
-  flashgate audit --sale s1                  exits 1 if an invariant is broken`,
+  flashgate audit --sale s1                  exits 1 if an invariant is broken
+  flashgate reconcile report                 what the hourly and the early reconciles did
+  flashgate task list                        what is still to be given back
+  flashgate dead list                        batches that wait for you`,
 		Version:       version(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -99,6 +102,7 @@ daemons: gateway, worker and reconciler.`,
 		daemon("worker", "Write orders to the ledger in batches", runWorker),
 		daemon("reconciler", "Release, settle and repair; one of them leads", runReconciler),
 		migrateCommand(f), saleCommand(f), tokenCommand(f), auditCommand(f), reconcileCommand(f),
+		taskCommand(f), deadCommand(f),
 	)
 	return root
 }

@@ -30,7 +30,11 @@ func withService(ctx context.Context, c *config.Config, do func(operator.Service
 		if err := l.Ping(ctx); err != nil {
 			return fmt.Errorf("the ledger is not there: %w", err)
 		}
-		return do(newAdmin(c, l, s, newReconciler(c, l, s, nil, holder("command"), log, nil)))
+		b, err := engines.Bus(n, nil, 0)
+		if err != nil {
+			return err
+		}
+		return closeAfter(b, do(newAdmin(c, l, s, newReconciler(c, l, s, b, holder("command"), log, nil))))
 	})
 	return errors.Join(err, l.Close())
 }

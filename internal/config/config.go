@@ -152,14 +152,18 @@ type Reconciler struct {
 	LeaseTTL    time.Duration `yaml:"lease_ttl" default:"5s" min:"500ms" max:"5m"`       // how long a leader that died keeps the others waiting
 	StepTimeout time.Duration `yaml:"step_timeout" default:"10s" min:"100ms" max:"10m"`  // of one step for one sale
 	LoadTimeout time.Duration `yaml:"load_timeout" default:"5m" min:"1s" max:"24h"`      // of loading one sale into Redis
+	RebuildWait time.Duration `yaml:"rebuild_wait" default:"6s" min:"3s" max:"10m"`      // real engines: from the loss of a sale's Redis data until the bus is read for it
 	VoidAge     time.Duration `yaml:"void_age" default:"1h" min:"1m" max:"168h"`         // how long a tombstone stays: longer than any check-back can be late
 	SettleAge   time.Duration `yaml:"settle_age" default:"10s" min:"100ms" max:"1h"`     // how long a worker is given to settle by itself
 	TaskTries   int           `yaml:"task_tries" default:"20" min:"1" max:"1000"`        // then a task waits for an operator
 	TaskBackoff time.Duration `yaml:"task_backoff" default:"1s" min:"10ms" max:"10m"`    // after the first failure; doubles
-	Schedule    string        `yaml:"schedule" default:"0 * * * *"`                      // of the full reconcile: minute hour day month weekday
+	Schedule    string        `yaml:"schedule" default:"0 * * * *"`                      // of the full reconcile, in UTC: minute hour day month weekday
 	Watermark   time.Duration `yaml:"watermark" default:"2m" min:"1s" max:"24h"`         // younger orders are in flight, and not compared
 	FusePercent float64       `yaml:"fuse_percent" default:"1" min:"0" max:"100"`        // of a sale's units: a repair of more waits for an operator,
 	FuseUnits   int           `yaml:"fuse_units" default:"100" min:"0" max:"1000000000"` // unless it is of no more units than this
+	Pace        int           `yaml:"pace" default:"20000" min:"100" max:"10000000"`     // records a second that a reconcile reads, so that the sales do not feel it
+
+	ReportRetention time.Duration `yaml:"report_retention" default:"720h" min:"1h" max:"87600h"` // how long its reports are kept
 }
 
 // Demo is a sale that an embedded start makes and opens, so that there is one to buy from.

@@ -75,8 +75,10 @@ func (c *Config) check(doc *strictyaml.Doc) {
 			doc.Fail("jwt.public_keys", "%s: %v", path, err)
 		}
 	}
-	if _, err := cron.ParseStandard(c.Reconciler.Schedule); err != nil {
+	if schedule, err := cron.ParseStandard(c.Reconciler.Schedule); err != nil {
 		doc.Fail("reconciler.schedule", "%q: want five fields (minute hour day month weekday), such as \"0 * * * *\": %v", c.Reconciler.Schedule, err)
+	} else if schedule.Next(time.Now().UTC()).IsZero() {
+		doc.Fail("reconciler.schedule", "%q: there is no such day: want one that comes, such as \"0 * * * *\"", c.Reconciler.Schedule)
 	}
 	less := func(a string, av time.Duration, b string, bv time.Duration, why string) {
 		if av >= bv {
@@ -91,6 +93,8 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		"a reservation must outlive the request it was made for")
 	less("rocketmq.half_send_timeout", c.RocketMQ.HalfSendTimeout, "gateway.request_timeout", c.Gateway.RequestTimeout,
 		"time must be left to confirm")
+	less("gateway.request_timeout and rocketmq.half_send_timeout", c.Gateway.RequestTimeout+c.RocketMQ.HalfSendTimeout, "reconciler.rebuild_wait", c.Reconciler.RebuildWait,
+		"what a gateway reserved before Redis lost it must be on the bus by then")
 	less("worker.backoff_min", c.Worker.BackoffMin, "worker.backoff_max", c.Worker.BackoffMax, "it grows from one to the other")
 	less("reconciler.interval", 2*c.Reconciler.Interval, "reconciler.lease_ttl", c.Reconciler.LeaseTTL,
 		"twice the interval, or a leader loses its lease between two sweeps")
@@ -189,6 +193,15 @@ func (c *Config) WaitReplicas() int {
 	default:
 		return 0
 	}
+}
+
+// Schedule is reconciler.schedule. It goes by UTC, unless it names a zone (CRON_TZ=).
+func (c *Config) Schedule() cron.Schedule {
+	schedule, err := cron.ParseStandard(c.Reconciler.Schedule)
+	if err != nil {
+		panic("BUG: the config let a schedule through: " + err.Error())
+	}
+	return schedule
 }
 
 // DemoSale is the sale that demo describes, as it would start now.

@@ -109,9 +109,10 @@ func AwaitStock(ctx context.Context, n Needs, waiting func(error)) (*stock.Store
 	}
 }
 
-// Bus opens RocketMQ. check answers check-backs; with nil this process only consumes.
+// Bus opens RocketMQ. check answers check-backs; with nil this process only consumes,
+// or lists what was not delivered.
 // It does not wait for the broker: sending fails until it is there.
-func Bus(n Needs, check bus.Checker, producers int) (bus.Bus, error) {
+func Bus(n Needs, check bus.Checker, producers int) (*bus.RocketMQ, error) {
 	r := &n.Config.RocketMQ
 	o := busOptions(n, check)
 	o.NameServers, o.Topic, o.ProducerGroup, o.ConsumerGroup = r.NameServers, r.Topic, r.ProducerGroup, r.ConsumerGroup

@@ -30,21 +30,47 @@ func (l *Ledger) MarkSettled(ctx context.Context, ids []sale.ID) error {
 	})
 }
 
-// Owed lists up to limit batches, longest consumed first, that were consumed before
-// the given time and are not settled.
-func (l *Ledger) Owed(ctx context.Context, before time.Time, limit int) ([]Owed, error) {
+// Owing is a sale that has consumed batches which are not settled.
+type Owing struct {
+	SaleID string
+	Oldest time.Time // when the oldest of them was consumed
+}
+
+// Owing lists the sales with batches that were consumed before the given time and are
+// not settled.
+func (l *Ledger) Owing(ctx context.Context, before time.Time) ([]Owing, error) {
 	var rows []struct {
-		SaleID     string
+		SaleID string
+		Oldest moment
+	}
+	err := l.read(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT sale_id, MIN(consumed_at) AS oldest FROM consumed_batches WHERE settled_at IS NULL GROUP BY sale_id").
+			Find(&rows).Error
+	})
+	var owing []Owing
+	for _, r := range rows {
+		if r.Oldest.Before(before) {
+			owing = append(owing, Owing{r.SaleID, r.Oldest.Time})
+		}
+	}
+	return owing, err
+}
+
+// Owed lists up to limit batches of a sale, longest consumed first, that were consumed
+// before the given time and are not settled.
+func (l *Ledger) Owed(ctx context.Context, saleID string, before time.Time, limit int) ([]Owed, error) {
+	var rows []struct {
 		BatchID    sale.ID
 		ConsumedAt moment
 	}
 	err := l.read(ctx, func(db *gorm.DB) error {
-		return db.Raw("SELECT sale_id, batch_id, consumed_at FROM consumed_batches WHERE settled_at IS NULL AND consumed_at < ?"+
-			" ORDER BY consumed_at LIMIT ?", moment{before}.text(), limit).Find(&rows).Error
+		return db.Raw("SELECT batch_id, consumed_at FROM consumed_batches"+l.engine.useIndex("consumed_batches_owed")+
+			" WHERE settled_at IS NULL AND sale_id = ? AND consumed_at < ? ORDER BY consumed_at LIMIT ?",
+			l.engine.bytes(saleID), moment{before}.text(), limit).Find(&rows).Error
 	})
 	owed := make([]Owed, len(rows))
 	for i, r := range rows {
-		owed[i] = Owed{r.SaleID, r.BatchID, r.ConsumedAt.Time}
+		owed[i] = Owed{saleID, r.BatchID, r.ConsumedAt.Time}
 	}
 	return owed, err
 }
@@ -96,13 +122,16 @@ type DeadBatch struct {
 	Body      []byte
 	Error     string // at most 1,000 bytes are kept
 	CreatedAt time.Time
-	State     string // DEAD, REPLAYED
+	State     string // DEAD, REPLAYED, VOIDED
+	// Closed is who replayed it and why it is what it is now; nil while it is DEAD.
+	Closed *Decision
 }
 
 // The states of a dead batch.
 const (
 	StateDead     = "DEAD"
-	StateReplayed = "REPLAYED" // given back to the workers by an operator
+	StateReplayed = "REPLAYED" // an operator had it applied: it is in the ledger
+	StateVoided   = "VOIDED"   // an operator tried, and it had never been promised: Redis has it VOID
 )
 
 // maxDeadIDBytes bounds what is kept of a message's id and of a sale id that came
@@ -169,19 +198,56 @@ func (l *Ledger) deadBatches(ctx context.Context, where string, args ...any) ([]
 			" FROM dead_batches"+where, args...).Find(&rows).Error
 	})
 	dead := make([]DeadBatch, len(rows))
+	var closed []sale.ID
 	for i, r := range rows {
-		dead[i] = DeadBatch{r.ID, r.MessageID, r.BatchID, r.SaleID, r.Body, r.Error, r.CreatedAt.Time, r.State}
+		dead[i] = DeadBatch{
+			ID: r.ID, MessageID: r.MessageID, BatchID: r.BatchID, SaleID: r.SaleID, Body: r.Body,
+			Error: r.Error, CreatedAt: r.CreatedAt.Time, State: r.State,
+		}
+		if r.State != StateDead {
+			closed = append(closed, sale.ID(r.ID))
+		}
+	}
+	if err != nil || len(closed) == 0 {
+		return dead, err
+	}
+	decisions, err := l.decisions(ctx, subjectDead, actionReplay, closed)
+	for i := range dead {
+		if d, ok := decisions[dead[i].ID]; ok && dead[i].State != StateDead {
+			dead[i].Closed = &d
+		}
 	}
 	return dead, err
 }
 
-// MarkReplayed notes that an operator gave the message back. Error: NOT_FOUND.
-func (l *Ledger) MarkReplayed(ctx context.Context, id int64) error {
-	return l.change(ctx, func(tx *gorm.DB) error {
-		update := tx.Exec("UPDATE dead_batches SET state = ?, replayed_at = ? WHERE id = ?", StateReplayed, now(), id)
-		if update.Error == nil && update.RowsAffected == 0 {
+// CloseDeadBatch notes what became of a dead batch (REPLAYED or VOIDED), who had it done,
+// and the mended body if it was not the stored one that was replayed. false: it was
+// closed before. Error: NOT_FOUND.
+func (l *Ledger) CloseDeadBatch(ctx context.Context, id int64, state string, d Decision, mended []byte) (changed bool, err error) {
+	err = l.change(ctx, func(tx *gorm.DB) error {
+		var have []string
+		err := tx.Raw("SELECT state FROM dead_batches WHERE id = ?"+l.engine.forUpdate, id).Find(&have).Error
+		switch {
+		case err != nil:
+			return err
+		case len(have) == 0:
 			return notFound(sale.CodeNotFound, "dead batch %d", id)
 		}
-		return update.Error
+		if changed = have[0] == StateDead; !changed {
+			return nil
+		}
+		if err := tx.Exec("UPDATE dead_batches SET state = ?, replayed_at = ? WHERE id = ?", state, now(), id).Error; err != nil {
+			return err
+		}
+		return l.decided(tx, subjectDead, id, actionReplay, d, mended)
 	})
+	return changed && err == nil, err
+}
+
+// DeadBatchesLeft counts those that wait for an operator.
+func (l *Ledger) DeadBatchesLeft(ctx context.Context) (n int64, err error) {
+	err = l.read(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT COUNT(*) FROM dead_batches WHERE state = ?", StateDead).Find(&n).Error
+	})
+	return n, err
 }

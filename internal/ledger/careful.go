@@ -16,59 +16,35 @@ func (l *Ledger) applyCarefully(ctx context.Context, tx *gorm.DB, work []*sale.B
 	if err := w.consume(ctx, work); err != nil {
 		return Applied{}, err
 	}
-	books := make(map[string]*book, len(terms))
-	for _, b := range work {
-		books[b.SaleID] = nil
-	}
-	for _, id := range sorted(books) {
-		var err error
-		if books[id], err = w.openBook(id, terms[id].PerUserLimit, work); err != nil {
-			return Applied{}, err
-		}
-	}
-	ids, err := w.ownersOf(work)
+	applied, logs, _, err := w.enter(ctx, work, terms)
 	if err != nil {
 		return Applied{}, err
 	}
+	return applied, w.logUnits(ctx, logs)
+}
 
-	applied := Applied{Batches: len(work)}
-	var rows, cancelled []orderRow
-	logs := make([]lockedUnits, 0, len(work))
-	for _, b := range work {
-		book, units := books[b.SaleID], int64(0)
-		for i := range b.Orders {
-			o := &b.Orders[i]
-			if owner, ok := ids[o.ID]; ok {
-				if owner != (owned{o.SaleID, o.UserID}) {
-					return Applied{}, &poison{b.ID, fmt.Errorf("order id %s belongs to another order", o.ID)}
-				}
-				continue
-			}
-			ids[o.ID] = owned{o.SaleID, o.UserID}
-			row := book.decide(o, b.ID)
-			rows = append(rows, row)
-			if row.status == sale.Cancelled {
-				cancelled = append(cancelled, row)
-				continue
-			}
-			units += int64(o.Quantity)
-			applied.Orders++
+// enter decides the orders of the batches under the locks of their sales and writes
+// them. It returns the units that each batch locked, and the orders it wrote.
+func (w *writer) enter(ctx context.Context, work []*sale.Batch, terms map[string]terms) (Applied, []lockedUnits, []orderRow, error) {
+	applied, logs, rows, books, err := w.decideAll(work, terms)
+	if err != nil {
+		return Applied{}, nil, nil, err
+	}
+	var cancelled []orderRow
+	for i := range rows {
+		if rows[i].status == sale.Cancelled {
+			cancelled = append(cancelled, rows[i])
 		}
-		logs = append(logs, lockedUnits{b, units})
 	}
 	applied.Cancelled = len(cancelled)
-
 	if err := w.insertOrders(ctx, rows); err != nil {
-		return Applied{}, err
+		return Applied{}, nil, nil, err
 	}
 	if err := w.insertTasks(ctx, cancelled); err != nil {
-		return Applied{}, err
+		return Applied{}, nil, nil, err
 	}
 	if err := w.logCancelled(ctx, cancelled); err != nil {
-		return Applied{}, err
-	}
-	if err := w.logUnits(ctx, logs); err != nil {
-		return Applied{}, err
+		return Applied{}, nil, nil, err
 	}
 	for _, id := range sorted(books) {
 		book := books[id]
@@ -79,12 +55,51 @@ func (l *Ledger) applyCarefully(ctx context.Context, tx *gorm.DB, work []*sale.B
 			continue
 		}
 		if ok, err := w.lockUnits(ctx, id, book.locked); err != nil {
-			return Applied{}, err
+			return Applied{}, nil, nil, err
 		} else if !ok {
 			panic(fmt.Sprintf("BUG: sale %s lost units while its row was locked", id))
 		}
 	}
-	return applied, nil
+	return applied, logs, rows, nil
+}
+
+// decideAll locks the sales and decides each order that is not in the ledger.
+func (w *writer) decideAll(work []*sale.Batch, terms map[string]terms) (applied Applied, logs []lockedUnits, rows []orderRow, books map[string]*book, err error) {
+	books = make(map[string]*book, len(terms))
+	for _, b := range work {
+		books[b.SaleID] = nil
+	}
+	for _, id := range sorted(books) {
+		if books[id], err = w.openBook(id, terms[id].PerUserLimit, work); err != nil {
+			return Applied{}, nil, nil, nil, err
+		}
+	}
+	ids, err := w.ownersOf(work)
+	if err != nil {
+		return Applied{}, nil, nil, nil, err
+	}
+	applied.Batches = len(work)
+	for _, b := range work {
+		book, units := books[b.SaleID], int64(0)
+		for i := range b.Orders {
+			o := &b.Orders[i]
+			if owner, ok := ids[o.ID]; ok {
+				if owner != (owned{o.SaleID, o.UserID}) {
+					return Applied{}, nil, nil, nil, &poison{b.ID, fmt.Errorf("order id %s belongs to another order", o.ID)}
+				}
+				continue
+			}
+			ids[o.ID] = owned{o.SaleID, o.UserID}
+			row := book.decide(o, b.ID)
+			rows = append(rows, row)
+			if row.status != sale.Cancelled {
+				units += int64(o.Quantity)
+				applied.Orders++
+			}
+		}
+		logs = append(logs, lockedUnits{b, units})
+	}
+	return applied, logs, rows, books, nil
 }
 
 // book is a sale's state under its lock, carried forward order by order.

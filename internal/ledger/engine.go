@@ -26,27 +26,32 @@ const (
 
 // engine is what the SQL of MySQL and SQLite does not have in common.
 type engine struct {
-	name         string
-	txOptions    *sql.TxOptions
-	now          string                       // the database's time
-	after        func(d time.Duration) string // the database's time, d later
-	insertIgnore string                       // insert, skipping rows whose key is there
-	forUpdate    string                       // ends a SELECT that locks its rows
-	useIndex     func(index string) string    // follows a table's name
-	bytes        func(s string) any           // a value of a byte string column
-	insertSizes  []int                        // rows in one INSERT, descending to 1
+	name      string
+	txOptions *sql.TxOptions
+	// snapshotOptions begin a transaction that reads, all of it as of its first statement.
+	snapshotOptions *sql.TxOptions
+	now             string                       // the database's time
+	after           func(d time.Duration) string // the database's time, d later
+	lastID          string                       // the id that this connection's last INSERT made
+	insertIgnore    string                       // insert, skipping rows whose key is there
+	forUpdate       string                       // ends a SELECT that locks its rows
+	useIndex        func(index string) string    // follows a table's name
+	bytes           func(s string) any           // a value of a byte string column
+	insertSizes     []int                        // rows in one INSERT, descending to 1
 	// lockMigrate lets one Migrate at a time in.
 	lockMigrate func(ctx context.Context, l *Ledger) (unlock func() error, err error)
 	noTable     func(err error) bool // the error of a table that is not there
 }
 
 var mysqlEngine = engine{
-	name:      "mysql",
-	txOptions: &sql.TxOptions{Isolation: sql.LevelReadCommitted},
-	now:       "UTC_TIMESTAMP(3)",
+	name:            "mysql",
+	txOptions:       &sql.TxOptions{Isolation: sql.LevelReadCommitted},
+	snapshotOptions: &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true},
+	now:             "UTC_TIMESTAMP(3)",
 	after: func(d time.Duration) string {
 		return fmt.Sprintf("UTC_TIMESTAMP(3) + INTERVAL %d MICROSECOND", d.Microseconds())
 	},
+	lastID:       "LAST_INSERT_ID()",
 	insertIgnore: "INSERT IGNORE",
 	forUpdate:    " FOR UPDATE",
 	useIndex:     func(index string) string { return " FORCE INDEX (" + index + ")" },
@@ -65,6 +70,7 @@ var sqliteEngine = engine{
 	after: func(d time.Duration) string {
 		return fmt.Sprintf("strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '%+.3f seconds')", d.Seconds())
 	},
+	lastID:       "last_insert_rowid()",
 	insertIgnore: "INSERT OR IGNORE",
 	forUpdate:    "", // every transaction is the only writer from its first statement
 	useIndex:     func(index string) string { return " INDEXED BY " + index },

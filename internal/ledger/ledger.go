@@ -131,11 +131,16 @@ func (l *Ledger) read(ctx context.Context, f func(db *gorm.DB) error) error {
 // change runs f in a transaction within the deadline of a call, again when it was
 // the victim of a deadlock.
 func (l *Ledger) change(ctx context.Context, f func(tx *gorm.DB) error) error {
-	ctx, cancel := l.deadline(ctx)
+	return l.changeWithin(ctx, l.options.Timeout, retryable, f)
+}
+
+// changeWithin is change with a time-out of its own, again after the errors that retry names.
+func (l *Ledger) changeWithin(ctx context.Context, timeout time.Duration, retry func(error) bool, f func(tx *gorm.DB) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for attempt := 1; ; attempt++ {
 		err := l.transaction(ctx, f)
-		if err == nil || !retryable(err) || attempt == maxAttempts || pause(ctx, attempt) != nil {
+		if err == nil || !retry(err) || attempt == maxAttempts || pause(ctx, attempt) != nil {
 			return err
 		}
 	}

@@ -93,8 +93,11 @@ func (l *Ledger) EachOrder(ctx context.Context, saleID string, after sale.ID, si
 	if size < 1 {
 		panic("BUG: slices of no orders")
 	}
+	// Left to itself, MariaDB begins each slice at the sale's first order: of a million
+	// orders that took ten times as long.
+	where := l.engine.useIndex("orders_sale") + " WHERE sale_id = ? AND id > ? ORDER BY id LIMIT ?"
 	for {
-		orders, err := l.orders(ctx, " WHERE sale_id = ? AND id > ? ORDER BY id LIMIT ?", l.engine.bytes(saleID), int64(after), size)
+		orders, err := l.orders(ctx, where, l.engine.bytes(saleID), int64(after), size)
 		if err != nil || len(orders) == 0 {
 			return err
 		}

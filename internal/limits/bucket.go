@@ -73,10 +73,14 @@ func newTable[K comparable](clone func(K) K) *table[K] {
 	return t
 }
 
+func (t *table[K]) shardOf(key K) int {
+	return int(maphash.Comparable(t.seed, key) % tableShards)
+}
+
 // take takes a token of key's bucket, which is of the given size; the table holds at
 // most about maxKeys.
 func (t *table[K]) take(key K, size Bucket, maxKeys int, now time.Time) (retryAfter time.Duration, ok bool) {
-	s := &t.shards[maphash.Comparable(t.seed, key)%tableShards]
+	s := &t.shards[t.shardOf(key)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.entries[key]

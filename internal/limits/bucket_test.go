@@ -85,6 +85,21 @@ func TestEvictionForgetsNothing(t *testing.T) {
 	})
 }
 
+// spreadKeys makes keys of which every shard gets perShard: a bound holds a shard, and
+// which shard a key goes to is drawn anew for each table.
+func spreadKeys(table *table[string], prefix string, perShard int) []string {
+	var keys []string
+	var count [tableShards]int
+	for i := 0; len(keys) < perShard*tableShards; i++ {
+		key := prefix + strconv.Itoa(i)
+		if at := table.shardOf(key); count[at] < perShard {
+			count[at]++
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
 func TestTableIsBounded(t *testing.T) {
 	const maxKeys = 640
 	size, now := Bucket{Rate: 1, Burst: 2}, time.Unix(1_800_000_000, 0)
@@ -102,8 +117,8 @@ func TestTableIsBounded(t *testing.T) {
 
 	// A second later every bucket is full again, and makes room.
 	now = now.Add(time.Second)
-	for i := range maxKeys / 4 {
-		_, ok := table.take("late-"+strconv.Itoa(i), size, maxKeys, now)
+	for _, key := range spreadKeys(table, "late-", maxKeys/4/tableShards) {
+		_, ok := table.take(key, size, maxKeys, now)
 		require.True(t, ok)
 	}
 	keys, sharedNow := table.counts()
@@ -112,8 +127,8 @@ func TestTableIsBounded(t *testing.T) {
 
 	// A smaller bound is reached as newcomers come.
 	now = now.Add(time.Minute)
-	for i := range maxKeys {
-		table.take("later-"+strconv.Itoa(i), size, maxKeys/2, now)
+	for _, key := range spreadKeys(table, "later-", 1) {
+		table.take(key, size, maxKeys/2, now)
 	}
 	keys, _ = table.counts()
 	require.LessOrEqual(t, keys, maxKeys/2)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -62,27 +61,53 @@ func adminRoutes(mux *http.ServeMux, s Service) {
 	handle(mux, "GET /admin/v1/audit", func(r *http.Request) (any, error) {
 		return s.Audit(r.Context(), r.URL.Query().Get("sale_id"))
 	})
+	handle(mux, "GET /admin/v1/reconcile/reports", func(r *http.Request) (any, error) {
+		limit := 0
+		if text := r.URL.Query().Get("limit"); text != "" {
+			var err error
+			if limit, err = strconv.Atoi(text); err != nil {
+				return nil, &sale.Error{Code: sale.CodeInvalid, Detail: "limit is not a number"}
+			}
+		}
+		reports, err := s.Reports(r.Context(), r.URL.Query().Get("sale_id"), limit)
+		return reportList{reports}, err
+	})
+	handle(mux, "GET /admin/v1/reconcile/reports/{id}", func(r *http.Request) (any, error) {
+		return about(r, s.Report)
+	})
 	handle(mux, "GET /admin/v1/tasks", func(r *http.Request) (any, error) {
 		state := ledger.TaskState(r.URL.Query().Get("state"))
 		switch state {
-		case "":
-			state = ledger.TaskOpen
-		case ledger.TaskOpen, ledger.TaskDone, ledger.TaskStuck:
+		case "", ledger.TaskOpen, ledger.TaskDone, ledger.TaskStuck, ledger.TaskAbandoned:
 		default:
-			return nil, &sale.Error{Code: sale.CodeInvalid, Detail: "state: want OPEN, DONE or STUCK"}
+			return nil, &sale.Error{Code: sale.CodeInvalid, Detail: "state: want OPEN, STUCK, ABANDONED or DONE"}
 		}
 		tasks, err := s.Tasks(r.Context(), state)
 		return taskList{tasks}, err
 	})
 	handle(mux, "POST /admin/v1/tasks/{id}/retry", func(r *http.Request) (any, error) {
-		return act(r, s.RetryTask, "task %d is due now")
+		return about(r, s.RetryTask)
+	})
+	handle(mux, "POST /admin/v1/tasks/{id}/abandon", func(r *http.Request) (any, error) {
+		var d Decision
+		if err := readJSON(r, &d); err != nil {
+			return nil, err
+		}
+		return about(r, func(ctx context.Context, id int64) (Change, error) { return s.AbandonTask(ctx, id, d) })
 	})
 	handle(mux, "GET /admin/v1/dead-batches", func(r *http.Request) (any, error) {
 		dead, err := s.DeadBatches(r.Context())
 		return deadList{dead}, err
 	})
+	handle(mux, "GET /admin/v1/dead-batches/{id}", func(r *http.Request) (any, error) {
+		return about(r, s.DeadBatch)
+	})
 	handle(mux, "POST /admin/v1/dead-batches/{id}/retry", func(r *http.Request) (any, error) {
-		return act(r, s.ReplayDeadBatch, "dead batch %d is in the ledger now")
+		var q Replay
+		if err := readJSON(r, &q); err != nil {
+			return nil, err
+		}
+		return about(r, func(ctx context.Context, id int64) (Change, error) { return s.ReplayDeadBatch(ctx, id, q) })
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotFound, failure{sale.CodeNotFound, r.Method + " " + r.URL.Path + " is not of this port"})
@@ -91,6 +116,10 @@ func adminRoutes(mux *http.ServeMux, s Service) {
 
 type saleList struct {
 	Sales []SaleView `json:"sales"`
+}
+
+type reportList struct {
+	Reports []ledger.ReconcileReport `json:"reports"`
 }
 
 type taskList struct {
@@ -122,15 +151,13 @@ func handle(mux *http.ServeMux, pattern string, do func(*http.Request) (any, err
 	})
 }
 
-func act(r *http.Request, do func(ctx context.Context, id int64) error, message string) (any, error) {
+// about asks for what the path names by a number.
+func about[T any](r *http.Request, ask func(ctx context.Context, id int64) (T, error)) (any, error) {
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil {
 		return nil, &sale.Error{Code: sale.CodeInvalid, Detail: "the id is not a number"}
 	}
-	if err := do(r.Context(), id); err != nil {
-		return nil, err
-	}
-	return Change{Changed: true, Message: fmt.Sprintf(message, id)}, nil
+	return ask(r.Context(), id)
 }
 
 // readJSON reads one strict JSON object; an empty body is the zero value.

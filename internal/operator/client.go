@@ -115,6 +115,24 @@ func (c *Client) Audit(ctx context.Context, saleID string) (v audit.Report, err 
 	return v, err
 }
 
+// Reports is Admin.Reports, asked of the process.
+func (c *Client) Reports(ctx context.Context, saleID string, limit int) ([]ledger.ReconcileReport, error) {
+	var v reportList
+	q := url.Values{"sale_id": {saleID}, "limit": {strconv.Itoa(limit)}}
+	err := c.call(ctx, http.MethodGet, "/reconcile/reports?"+q.Encode(), nil, &v)
+	return v.Reports, err
+}
+
+// Report is Admin.Report, asked of the process.
+func (c *Client) Report(ctx context.Context, id int64) (v ledger.ReconcileReport, err error) {
+	err = c.call(ctx, http.MethodGet, numbered("/reconcile/reports/", id, ""), nil, &v)
+	return v, err
+}
+
+func numbered(path string, id int64, action string) string {
+	return path + strconv.FormatInt(id, 10) + action
+}
+
 // Tasks is Admin.Tasks, asked of the process.
 func (c *Client) Tasks(ctx context.Context, state ledger.TaskState) ([]TaskView, error) {
 	var v taskList
@@ -123,8 +141,15 @@ func (c *Client) Tasks(ctx context.Context, state ledger.TaskState) ([]TaskView,
 }
 
 // RetryTask is Admin.RetryTask, asked of the process.
-func (c *Client) RetryTask(ctx context.Context, id int64) error {
-	return c.call(ctx, http.MethodPost, "/tasks/"+strconv.FormatInt(id, 10)+"/retry", nil, new(Change))
+func (c *Client) RetryTask(ctx context.Context, id int64) (v Change, err error) {
+	err = c.call(ctx, http.MethodPost, numbered("/tasks/", id, "/retry"), nil, &v)
+	return v, err
+}
+
+// AbandonTask is Admin.AbandonTask, asked of the process.
+func (c *Client) AbandonTask(ctx context.Context, id int64, d Decision) (v Change, err error) {
+	err = c.call(ctx, http.MethodPost, numbered("/tasks/", id, "/abandon"), d, &v)
+	return v, err
 }
 
 // DeadBatches is Admin.DeadBatches, asked of the process.
@@ -134,7 +159,14 @@ func (c *Client) DeadBatches(ctx context.Context) ([]DeadBatchView, error) {
 	return v.DeadBatches, err
 }
 
+// DeadBatch is Admin.DeadBatch, asked of the process.
+func (c *Client) DeadBatch(ctx context.Context, id int64) (v DeadBatchView, err error) {
+	err = c.call(ctx, http.MethodGet, numbered("/dead-batches/", id, ""), nil, &v)
+	return v, err
+}
+
 // ReplayDeadBatch is Admin.ReplayDeadBatch, asked of the process.
-func (c *Client) ReplayDeadBatch(ctx context.Context, id int64) error {
-	return c.call(ctx, http.MethodPost, "/dead-batches/"+strconv.FormatInt(id, 10)+"/retry", nil, new(Change))
+func (c *Client) ReplayDeadBatch(ctx context.Context, id int64, r Replay) (v Change, err error) {
+	err = c.call(ctx, http.MethodPost, numbered("/dead-batches/", id, "/retry"), r, &v)
+	return v, err
 }

@@ -3,7 +3,6 @@ package operator_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -15,8 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/audit"
-	"flashgate/internal/bus"
-	"flashgate/internal/ledger"
 	"flashgate/internal/operator"
 	"flashgate/internal/sale"
 	"flashgate/internal/storetest"
@@ -34,12 +31,19 @@ type port struct {
 	client *operator.Client
 }
 
-func newPort(t *testing.T) *port {
-	p := &port{Stores: storetest.Embedded(t)}
+// emptyBus has delivered everything.
+type emptyBus struct{}
+
+func (emptyBus) Undelivered(context.Context, string, func([]sale.Batch) error) error { return nil }
+
+func newPort(t *testing.T) *port { return newPortOn(t, storetest.Embedded(t)) }
+
+func newPortOn(t *testing.T, stores *storetest.Stores) *port {
+	p := &port{Stores: stores}
 	registry := prometheus.NewRegistry()
-	auditor := &audit.Auditor{Ledger: p.Ledger, Stock: p.Stock, Watermark: time.Minute, Hold: time.Minute}
+	auditor := &audit.Auditor{Ledger: p.Ledger, Stock: p.Stock, Watermark: time.Minute}
 	p.admin = &operator.Admin{Ledger: p.Ledger, Stock: p.Stock, Auditor: auditor, Reconciler: reconciler.New(reconciler.Options{
-		Ledger: p.Ledger, Stock: p.Stock, Auditor: auditor, Holder: "test", LeaseTTL: time.Minute, Interval: time.Second,
+		Ledger: p.Ledger, Stock: p.Stock, Lister: emptyBus{}, Auditor: auditor, Holder: "test", LeaseTTL: time.Minute, Interval: time.Second,
 		StepTimeout: 5 * time.Second, LoadTimeout: time.Minute, TaskTries: 3, TaskBackoff: time.Second, FuseUnits: 100,
 		Log: slog.New(slog.DiscardHandler), Registerer: registry,
 	})}
@@ -87,7 +91,7 @@ func TestOnlyProbesGoWithoutTheToken(t *testing.T) {
 			require.Contains(t, body, "UNAUTHENTICATED")
 		}
 	}
-	for _, path := range []string{"/metrics", "/debug/pprof/", "/admin/v1/sales", "/admin/v1/tasks", "/admin/v1/dead-batches"} {
+	for _, path := range []string{"/metrics", "/debug/pprof/", "/admin/v1/sales", "/admin/v1/tasks", "/admin/v1/dead-batches", "/admin/v1/reconcile/reports"} {
 		status, body := p.get(t, path, token)
 		require.Equal(t, 200, status, "%s: %s", path, body)
 	}
@@ -202,50 +206,6 @@ func TestTimesInThePastAreTakenWithAWarning(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, c.Changed)
 	require.Len(t, c.Warnings, 1)
-}
-
-func TestTasksAndDeadBatches(t *testing.T) {
-	ctx := context.Background()
-	p := newPort(t)
-	p.server.Serve(p.admin)
-	sl := p.LoadedSale(10, 2)
-	p.Exec(`INSERT INTO stock_sync_tasks (order_id, batch_id, sale_id, user_id, request_key, quantity, amount_cents, tries, next_try, state, created_at)
-		VALUES (7, 1, ?, 'x', 'k', 2, 200, 3, '2026-01-01 00:00:00.000', 'STUCK', '2026-01-01 00:00:00.000')`, sl.ID)
-	tasks, err := p.client.Tasks(ctx, ledger.TaskStuck)
-	require.NoError(t, err)
-	require.Len(t, tasks, 1)
-	require.Equal(t, sale.ID(7), tasks[0].OrderID)
-	require.NoError(t, p.client.RetryTask(ctx, tasks[0].ID))
-	tasks, err = p.client.Tasks(ctx, ledger.TaskOpen)
-	require.NoError(t, err)
-	require.Len(t, tasks, 1)
-	require.Zero(t, tasks[0].Tries)
-	require.Equal(t, sale.CodeNotFound, sale.CodeOf(p.client.RetryTask(ctx, 999)))
-
-	b := p.Batch(sl, 0, "a", "b")
-	p.Confirm(sl, b)
-	never := p.Batch(sl, 0, "c")
-	text, err := bus.Encode(never)
-	require.NoError(t, err)
-	require.NoError(t, p.Ledger.AddDeadBatch(ctx, &ledger.DeadBatch{MessageID: "m3", BatchID: never.ID, SaleID: sl.ID, Body: text, Error: "stranded"}))
-	body, err := bus.Encode(b)
-	require.NoError(t, err)
-	require.NoError(t, p.Ledger.AddDeadBatch(ctx, &ledger.DeadBatch{MessageID: "m1", BatchID: b.ID, SaleID: sl.ID, Body: body, Error: "for a reason since mended"}))
-	require.NoError(t, p.Ledger.AddDeadBatch(ctx, &ledger.DeadBatch{MessageID: "m2", Body: []byte("{"), Error: "not JSON"}))
-	dead, err := p.client.DeadBatches(ctx)
-	require.NoError(t, err)
-	require.Len(t, dead, 3)
-	for _, d := range dead {
-		err := p.client.ReplayDeadBatch(ctx, d.ID)
-		if d.MessageID == "m1" {
-			require.NoError(t, err)
-		} else {
-			require.Equal(t, sale.CodeConflict, sale.CodeOf(err), fmt.Sprint(err))
-		}
-	}
-	o, err := p.Ledger.Order(ctx, b.Orders[0].ID)
-	require.NoError(t, err)
-	require.Equal(t, sale.PendingPayment, o.Status)
 }
 
 func TestAnEmptyTokenIsRefusedAtStart(t *testing.T) {

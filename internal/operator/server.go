@@ -43,7 +43,7 @@ const (
 	idleTimeoutSeconds   = 120
 	drainTimeoutSeconds  = 5
 	probeTimeoutSeconds  = 2
-	maxBodyBytes         = 64 << 10
+	maxBodyBytes         = 1 << 20 // a mended batch of 1,024 orders is some 300 kB
 	maxHeaderBytes       = 16 << 10
 )
 

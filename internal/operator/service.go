@@ -27,10 +27,16 @@ type Service interface {
 	Restock(ctx context.Context, id string, r Restock) (Change, error)
 	Reconcile(ctx context.Context, q reconciler.Query) (reconciler.Report, error)
 	Audit(ctx context.Context, saleID string) (audit.Report, error)
+	// Reports lists reconcile reports, newest first, without their items; limit 0 is 20.
+	Reports(ctx context.Context, saleID string, limit int) ([]ledger.ReconcileReport, error)
+	Report(ctx context.Context, id int64) (ledger.ReconcileReport, error)
+	// Tasks lists the tasks in a state; "" are those that are STUCK, and then the OPEN ones.
 	Tasks(ctx context.Context, state ledger.TaskState) ([]TaskView, error)
-	RetryTask(ctx context.Context, id int64) error
+	RetryTask(ctx context.Context, id int64) (Change, error)
+	AbandonTask(ctx context.Context, id int64, d Decision) (Change, error)
 	DeadBatches(ctx context.Context) ([]DeadBatchView, error)
-	ReplayDeadBatch(ctx context.Context, id int64) error
+	DeadBatch(ctx context.Context, id int64) (DeadBatchView, error)
+	ReplayDeadBatch(ctx context.Context, id int64, r Replay) (Change, error)
 }
 
 // SaleSpec is a sale as an operator writes it.
@@ -87,30 +93,6 @@ type RedisView struct {
 type Restock struct {
 	Add   int64 `json:"add,omitempty"`
 	Total int64 `json:"total,omitempty"`
-}
-
-// TaskView is a row of stock_sync_tasks.
-type TaskView struct {
-	ID        int64            `json:"id"`
-	OrderID   sale.ID          `json:"order_id"`
-	SaleID    string           `json:"sale_id"`
-	Quantity  int              `json:"quantity"`
-	State     ledger.TaskState `json:"state"`
-	Tries     int              `json:"tries"`
-	NextTry   time.Time        `json:"next_try"`
-	LastError string           `json:"last_error,omitempty"`
-}
-
-// DeadBatchView is a row of dead_batches.
-type DeadBatchView struct {
-	ID        int64     `json:"id"`
-	MessageID string    `json:"message_id"`
-	BatchID   string    `json:"batch_id,omitempty"`
-	SaleID    string    `json:"sale_id,omitempty"`
-	Error     string    `json:"error"`
-	State     string    `json:"state"`
-	CreatedAt time.Time `json:"created_at"`
-	Body      string    `json:"body"`
 }
 
 // Admin is the Service on the engines themselves.
@@ -312,7 +294,7 @@ var errRaced = &sale.Error{Code: sale.CodeConflict, Detail: "another restock cam
 
 // Reconcile runs a reconcile now.
 func (a *Admin) Reconcile(ctx context.Context, q reconciler.Query) (reconciler.Report, error) {
-	return a.Reconciler.Once(ctx, q)
+	return a.Reconciler.Reconcile(ctx, q)
 }
 
 // Audit checks the invariants on what is stored, for one sale or ("") all.

@@ -83,6 +83,16 @@ func appendRow(b []byte, o *LoadedOrder) ([]byte, error) {
 	return o.BatchID.AppendBinary(b), nil
 }
 
+// packRecord packs a record as a buyer's value holds it.
+func packRecord(r *Record) (string, error) {
+	b := []byte{stateHeld}
+	if r.Returned {
+		b[0] = stateReturned
+	}
+	b, err := appendEntry(b, &sale.Order{ID: r.OrderID, RequestKey: r.RequestKey, Quantity: r.Quantity})
+	return string(r.BatchID.AppendBinary(b)), err
+}
+
 // packOrders packs orders as a batch holds them.
 func packOrders(orders []sale.Order) (string, error) {
 	b := make([]byte, 0, len(orders)*(1+uuidChars+entryBytes+uuidChars))

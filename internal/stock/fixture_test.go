@@ -253,7 +253,7 @@ func TestConformance(t *testing.T) {
 			}{
 				{"reserve", reserveCases}, {"confirm", confirmCases}, {"release", releaseCases},
 				{"settle", settleCases}, {"adopt", adoptCases}, {"restore", restoreCases},
-				{"lookup", lookupCases}, {"load", loadCases}, {"upkeep", upkeepCases},
+				{"lookup", lookupCases}, {"load", loadCases}, {"upkeep", upkeepCases}, {"watch", watchCases},
 			} {
 				for _, c := range group.cases {
 					t.Run(group.name+"/"+c.name, func(t *testing.T) {
@@ -292,10 +292,22 @@ func TestNotLoaded(t *testing.T) {
 					return err
 				},
 				"adjust":  func(f *fixture, b *sale.Batch) error { _, err := f.Adjust(t.Context(), b.SaleID, 11, 2); return err },
-				"recount": func(f *fixture, b *sale.Batch) error { _, _, err := f.Recount(t.Context(), b.SaleID, true); return err },
+				"recount": func(f *fixture, b *sale.Batch) error { _, _, err := f.RepairCounts(t.Context(), b.SaleID); return err },
 				"lookup":  func(f *fixture, b *sale.Batch) error { _, err := f.Lookup(t.Context(), b.SaleID, "u"); return err },
 				"due":     func(f *fixture, b *sale.Batch) error { _, err := f.Due(t.Context(), b.SaleID, 10); return err },
 				"purge":   func(f *fixture, b *sale.Batch) error { _, err := f.PurgeVoids(t.Context(), b.SaleID, 0); return err },
+				"states": func(f *fixture, b *sale.Batch) error {
+					_, err := f.Records(t.Context(), b.SaleID, []string{"u"})
+					return err
+				},
+				"amend": func(f *fixture, b *sale.Batch) error {
+					_, err := f.Amend(t.Context(), b.SaleID, &Record{OrderID: 1, BatchID: 2, UserID: "u", Quantity: 1}, 2, false)
+					return err
+				},
+				"batches by id": func(f *fixture, b *sale.Batch) error {
+					_, err := f.BatchesByID(t.Context(), b.SaleID, []sale.ID{b.ID})
+					return err
+				},
 				"records": func(f *fixture, b *sale.Batch) error {
 					_, err := f.RecordsOf(t.Context(), b.SaleID, []string{"u"})
 					return err

@@ -151,8 +151,16 @@ func recordCalls(t *testing.T) map[string][]scriptCall {
 	require.NoError(t, err)
 	_, err = f.PurgeVoids(t.Context(), f.sale.ID, time.Hour)
 	require.NoError(t, err)
-	for _, maxBuyers := range []int64{RecountMax, 0} {
-		_, ok, err := f.recount(t.Context(), f.sale.ID, true, maxBuyers)
+	_, _, err = f.Server(t.Context(), f.sale.ID, "")
+	require.NoError(t, err)
+	_, _, err = f.OldestOpen(t.Context(), f.sale.ID, 0, 1)
+	require.NoError(t, err)
+	records, err := f.Records(t.Context(), f.sale.ID, []string{"ann", "nobody"})
+	require.NoError(t, err)
+	_, err = f.Amend(t.Context(), f.sale.ID, &records["ann"][0], 2, false)
+	require.NoError(t, err)
+	for _, maxBuyers := range []int64{recountMax, 0} {
+		_, ok, err := f.recount(t.Context(), f.sale.ID, recountRepair, maxBuyers)
 		require.NoError(t, err)
 		require.True(t, ok)
 	}

@@ -56,15 +56,19 @@ func (l *loader) load(ctx context.Context, sl *sale.Sale, source LoadSource) err
 	if err := l.call(ctx, "begin", 0); err != nil {
 		return err
 	}
-	if source.Batches != nil {
-		err := source.Batches(ctx, func(batches []sale.Batch) error { return l.batches(ctx, batches) })
-		if err != nil {
+	orders := func(orders []LoadedOrder) error { return l.orders(ctx, orders) }
+	if source.Orders != nil {
+		if err := source.Orders(ctx, orders); err != nil {
 			return err
 		}
 	}
-	if source.Orders != nil {
-		err := source.Orders(ctx, func(orders []LoadedOrder) error { return l.orders(ctx, orders) })
-		if err != nil {
+	if source.Batches != nil {
+		if err := source.Batches(ctx, func(batches []sale.Batch) error { return l.batches(ctx, batches) }); err != nil {
+			return err
+		}
+	}
+	if source.Owed != nil {
+		if err := source.Owed(ctx, orders); err != nil {
 			return err
 		}
 	}

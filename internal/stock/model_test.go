@@ -249,6 +249,21 @@ func (m *model) restore(o *sale.Order, batch sale.ID) bool {
 	return true
 }
 
+func (m *model) amend(seen *Record, quantity int, returned bool) bool {
+	r := m.find(seen.UserID, seen.OrderID)
+	if r == nil || *r != *seen {
+		return false
+	}
+	if !r.Returned {
+		m.stock += int64(r.Quantity)
+	}
+	r.Quantity, r.Returned = quantity, returned
+	if !returned {
+		m.stock -= int64(quantity)
+	}
+	return true
+}
+
 func (m *model) adjust(total, version int64) bool {
 	delta := total - m.total
 	switch {
@@ -262,7 +277,7 @@ func (m *model) adjust(total, version int64) bool {
 	return true
 }
 
-func (m *model) load(s *sale.Sale, orders []LoadedOrder, undelivered []sale.Batch) bool {
+func (m *model) load(s *sale.Sale, orders []LoadedOrder, undelivered []sale.Batch, owed []LoadedOrder) bool {
 	if m.loaded || s.Epoch <= m.epoch {
 		return false
 	}
@@ -270,18 +285,22 @@ func (m *model) load(s *sale.Sale, orders []LoadedOrder, undelivered []sale.Batc
 		loaded: true, epoch: s.Epoch, total: s.Total, version: s.Version,
 		buyers: map[string][]Record{}, batches: map[sale.ID]BatchRecord{}, pending: map[sale.ID]bool{},
 	}
+	rows := func(orders []LoadedOrder) {
+		for i := range orders {
+			o := &orders[i]
+			if r := m.find(o.UserID, o.ID); r == nil {
+				m.add(&o.Order, o.BatchID, o.Returned)
+			} else if o.Returned {
+				r.Returned = true
+			}
+		}
+	}
+	rows(orders)
 	for _, b := range undelivered {
 		m.hold(b.Orders, b.ID)
 		m.batches[b.ID] = BatchRecord{ID: b.ID, State: StateConfirmed, Orders: b.Orders}
 	}
-	for i := range orders {
-		o := &orders[i]
-		if r := m.find(o.UserID, o.ID); r == nil {
-			m.add(&o.Order, o.BatchID, o.Returned)
-		} else if o.Returned {
-			r.Returned = true
-		}
-	}
+	rows(owed)
 	m.stock = m.total - m.held()
 	return true
 }

@@ -29,6 +29,7 @@ func TestAgainstModel(t *testing.T) {
 					"adopt":   r.adopt,
 					"settle":  r.settle,
 					"restore": r.restore,
+					"amend":   r.amend,
 					"adjust":  r.adjust,
 					"forget":  r.forget,
 					"load":    r.load,
@@ -205,6 +206,24 @@ func (r *run) restore(t *rapid.T) {
 	}
 }
 
+// amend sets a record that is as it was seen, or, mostly, is not any more.
+func (r *run) amend(t *rapid.T) {
+	user := rapid.SampledFrom(modelUsers).Draw(t, "user")
+	if len(r.m.buyers[user]) == 0 {
+		return
+	}
+	seen := rapid.SampledFrom(r.m.buyers[user]).Draw(t, "seen")
+	if rapid.Bool().Draw(t, "stale") {
+		seen.Returned = !seen.Returned
+	}
+	quantity, returned := rapid.IntRange(1, 3).Draw(t, "quantity"), rapid.Bool().Draw(t, "returned")
+	got, err := r.Amend(r.ctx, r.sale.ID, &seen, quantity, returned)
+	if r.ready(t, err) {
+		require.Equal(t, r.m.amend(&seen, quantity, returned), got)
+		r.forced[user] = true
+	}
+}
+
 func (r *run) adjust(t *rapid.T) {
 	total := rapid.Int64Range(1, 15).Draw(t, "total")
 	version := r.m.version + rapid.Int64Range(-1, 2).Draw(t, "version step")
@@ -236,10 +255,10 @@ func (r *run) load(t *rapid.T) {
 	s := r.sale
 	s.Epoch = r.sale.Epoch + int64(rapid.SampledFrom([]int{1, 1, 0}).Draw(t, "epoch step"))
 	s.Version = rapid.Int64Range(1, 3).Draw(t, "version")
-	var orders []LoadedOrder
+	var orders, owed []LoadedOrder
 	var undelivered []sale.Batch
 	for _, b := range r.sent {
-		persisted, onTheBus := rapid.Bool().Draw(t, "persisted"), rapid.Bool().Draw(t, "on the bus")
+		persisted, onTheBus, isOwed := rapid.Bool().Draw(t, "persisted"), rapid.Bool().Draw(t, "on the bus"), rapid.Bool().Draw(t, "owed")
 		if onTheBus {
 			undelivered = append(undelivered, *b)
 		}
@@ -248,10 +267,15 @@ func (r *run) load(t *rapid.T) {
 				orders = append(orders, LoadedOrder{Order: o, BatchID: b.ID, Returned: rapid.Bool().Draw(t, "cancelled")})
 			}
 		}
+		if isOwed {
+			for _, o := range b.Orders {
+				owed = append(owed, LoadedOrder{Order: o, BatchID: b.ID})
+			}
+		}
 	}
-	got, err := r.Load(r.ctx, &s, LoadSource{Orders: loadOrdersOf(orders...), Batches: loadBatchesOf(undelivered...)})
+	got, err := r.Load(r.ctx, &s, LoadSource{Orders: loadOrdersOf(orders...), Batches: loadBatchesOf(undelivered...), Owed: loadOrdersOf(owed...)})
 	require.NoError(t, err)
-	require.Equal(t, r.m.load(&s, orders, undelivered), got)
+	require.Equal(t, r.m.load(&s, orders, undelivered, owed), got)
 	if got {
 		r.sale.Epoch = s.Epoch // new batches are reserved under it
 		for _, b := range r.sent {
@@ -316,6 +340,9 @@ func (r *run) check(t *rapid.T) {
 			want = append(want, record)
 		}
 		require.Equal(t, want, records)
+		together, err := r.Records(r.ctx, r.sale.ID, []string{"nobody", user})
+		require.NoError(t, err)
+		require.Equal(t, want, together[user])
 
 		units, byKey, byOrder := 0, map[string]int{}, map[sale.ID]int{}
 		for _, record := range records {
@@ -337,7 +364,7 @@ func (r *run) check(t *rapid.T) {
 	}
 	require.Equal(t, snapshot.Total, snapshot.Stock+held, "stock + the units of held records = total (invariant 4a)")
 
-	drift, ok, err := r.Recount(r.ctx, r.sale.ID, false)
+	drift, ok, err := r.Recount(r.ctx, r.sale.ID)
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.Zero(t, drift)

@@ -44,9 +44,13 @@ var (
 	loadScript     = newScript("load", allKeys, "step epoch number (batch data)*")
 	recountScript  = newScript("recount", []key{keyStock, keyBuyers, keyMeta}, "repair max_fields counted fields moves")
 	snapshotScript = newScript("snapshot", allKeys, "")
+	recordsScript  = newScript("records", []key{keyStock, keyBuyers, keyBatches}, "user*")
+	amendScript    = newScript("amend", []key{keyStock, keyBuyers, keyMeta}, "user seen record")
 	lookupScript   = newScript("lookup", []key{keyStock, keyBuyers, keyBatches}, "user")
 	dueScript      = newScript("due", []key{keyStock, keyPending}, "max")
 	purgeScript    = newScript("purge", []key{keyStock, keyBatches}, "age_ms batch*")
+	serverScript   = newScript("server", []key{keyStock, keyMeta}, "reconciled")
+	oldestScript   = newScript("oldest", []key{keyStock, keyBatches}, "cursor count")
 )
 
 // notReady is what every script but load and snapshot returns of a sale not loaded.

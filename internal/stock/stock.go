@@ -133,12 +133,15 @@ type Snapshot struct {
 	moves int64 // changes of records since the load
 }
 
-// LoadSource streams what a load writes. Each func calls its argument with slices
-// and returns the first error. nil = none. Batches is read first, or a batch that is
-// persisted in between would be in neither.
+// LoadSource streams what a load writes, in the order of its fields. Each func calls its
+// argument with slices and returns the first error; nil = none. An order that comes twice
+// is loaded once.
 type LoadSource struct {
-	Orders  func(ctx context.Context, each func([]LoadedOrder) error) error
-	Batches func(ctx context.Context, each func([]sale.Batch) error) error // undelivered: become CONFIRMED
+	Orders  func(ctx context.Context, each func([]LoadedOrder) error) error // of the ledger, of any status
+	Batches func(ctx context.Context, each func([]sale.Batch) error) error  // undelivered: become CONFIRMED
+	// Owed are orders of batches that the ledger consumed and Redis has not settled: of
+	// those consumed after Orders had passed them, too.
+	Owed func(ctx context.Context, each func([]LoadedOrder) error) error
 }
 
 // LoadedOrder is an order of the ledger on its way into a buyer's record.

@@ -13,11 +13,10 @@ import (
 )
 
 const (
-	// RecountMax is the number of buyers up to which a recount is one script. It then
-	// keeps Redis for some 50 ms, which every sale on that node waits for.
-	RecountMax = 100_000
-	// scanCount is what one HSCAN is asked for: 1,000 buyers are 60 kB.
-	scanCount = 1_000
+	// scanBuyers and scanBatches are what one HSCAN is asked for: 1,000 buyers are 130 kB,
+	// 64 batches of 64 orders 330 kB. Each keeps Redis for less than a millisecond.
+	scanBuyers  = 1_000
+	scanBatches = 64
 	// dueMax bounds one Due: what comes due later comes up in the next sweep.
 	dueMax = 10_000
 	// purgeBatches is how many batches one purge call looks at.
@@ -109,7 +108,7 @@ func (s *Store) Due(ctx context.Context, saleID string, limit int) ([]sale.ID, e
 // Batches calls f with every unsettled batch, in slices (HSCAN: one may come twice,
 // and one that comes or goes meanwhile may be there or not).
 func (s *Store) Batches(ctx context.Context, saleID string, f func([]BatchRecord) error) error {
-	return s.scan(ctx, saleID, keyBatches, func(fields []string) error {
+	return s.scan(ctx, saleID, keyBatches, scanBatches, func(fields []string) error {
 		batches := make([]BatchRecord, 0, len(fields)/2)
 		for i := 0; i+1 < len(fields); i += 2 {
 			b, err := readBatch(saleID, fields[i], fields[i+1])
@@ -125,7 +124,7 @@ func (s *Store) Batches(ctx context.Context, saleID string, f func([]BatchRecord
 // Buyers calls f with every record, in slices (HSCAN: one may come twice, and one that
 // comes or goes meanwhile may be there or not).
 func (s *Store) Buyers(ctx context.Context, saleID string, f func([]Record) error) error {
-	return s.scan(ctx, saleID, keyBuyers, func(fields []string) error {
+	return s.scan(ctx, saleID, keyBuyers, scanBuyers, func(fields []string) error {
 		records := make([]Record, 0, len(fields)/2)
 		for i := 0; i+1 < len(fields); i += 2 {
 			var err error
@@ -140,10 +139,10 @@ func (s *Store) Buyers(ctx context.Context, saleID string, f func([]Record) erro
 // scan calls f with the fields and values of a hash of the sale, by turns. Each slice
 // is read together with the stock key: what a load that is under way has written so
 // far is nothing to act on.
-func (s *Store) scan(ctx context.Context, saleID string, name key, f func(fields []string) error) error {
+func (s *Store) scan(ctx context.Context, saleID string, name key, count int64, f func(fields []string) error) error {
 	keys := keysOf(saleID, wholeSale, keyStock, name)
 	for cursor := uint64(0); ; {
-		entry, err := s.scanSlice(ctx, keys[0], keys[1], cursor)
+		entry, err := s.scanSlice(ctx, keys[0], keys[1], cursor, count)
 		if err != nil {
 			return err
 		}
@@ -158,12 +157,12 @@ func (s *Store) scan(ctx context.Context, saleID string, name key, f func(fields
 	}
 }
 
-func (s *Store) scanSlice(ctx context.Context, stockKey, hashKey string, cursor uint64) (rueidis.ScanEntry, error) {
+func (s *Store) scanSlice(ctx context.Context, stockKey, hashKey string, cursor uint64, count int64) (rueidis.ScanEntry, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout)
 	defer cancel()
 	results := s.client.DoMulti(ctx,
 		s.client.B().Get().Key(stockKey).Build(),
-		s.client.B().Hscan().Key(hashKey).Cursor(cursor).Count(scanCount).Build())
+		s.client.B().Hscan().Key(hashKey).Cursor(cursor).Count(count).Build())
 	if err := results[0].Error(); rueidis.IsRedisNil(err) {
 		return rueidis.ScanEntry{}, ErrNotReady
 	} else if err != nil {
@@ -197,72 +196,6 @@ func (s *Store) PurgeVoids(ctx context.Context, saleID string, age time.Duration
 		return nil
 	})
 	return purged, err
-}
-
-// Recount counts held units afresh from the records and, if repair, sets stock and
-// meta right. It returns what was wrong, in units: by how much stock + held missed
-// the total (what was added to stock), or, where that was right, by how much meta's
-// held missed the records. ok false: not counted, since there are more than RecountMax
-// buyers and records changed during the pass over them.
-func (s *Store) Recount(ctx context.Context, saleID string, repair bool) (drift int64, ok bool, err error) {
-	return s.recount(ctx, saleID, repair, RecountMax)
-}
-
-func (s *Store) recount(ctx context.Context, saleID string, repair bool, maxBuyers int64) (drift int64, ok bool, err error) {
-	mode := "0"
-	if repair {
-		mode = "1"
-	}
-	call := func(counted, fields, moves string) (int64, bool, error) {
-		code, reply, err := s.runReady(ctx, upkeepTimeout, recountScript, saleID, mode, formatInt(maxBuyers), counted, fields, moves)
-		if err != nil || code == 0 {
-			return 0, false, err
-		}
-		if len(reply) != 2 {
-			return 0, false, malformed("recount", reply)
-		}
-		ofStock, err1 := reply[0].ToInt64()
-		ofHeld, err2 := reply[1].ToInt64()
-		if err1 != nil || err2 != nil {
-			return 0, false, malformed("recount", reply)
-		}
-		if ofStock != 0 {
-			return ofStock, true, nil
-		}
-		return ofHeld, true, nil
-	}
-
-	before, err := s.Snapshot(ctx, saleID)
-	switch {
-	case err != nil:
-		return 0, false, err
-	case !before.Loaded:
-		return 0, false, ErrNotReady
-	case before.Buyers <= maxBuyers:
-		return call("", "0", "0")
-	}
-	var counted, fields int64
-	err = s.scan(ctx, saleID, keyBuyers, func(elements []string) error {
-		for i := 0; i+1 < len(elements); i += 2 {
-			records, err := appendRecords(nil, elements[i+1], elements[i])
-			if err != nil {
-				return err
-			}
-			for j := range records {
-				if !records[j].Returned {
-					counted += int64(records[j].Quantity)
-				}
-			}
-			fields++
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, false, err
-	}
-	// The script compares: with no change since, every field was read at least once;
-	// with as many read as there are, none was read twice.
-	return call(formatInt(counted), formatInt(fields), formatInt(before.moves))
 }
 
 // ExpireAt lets all keys of the sale expire at t, at one instant; idempotent. A key

@@ -2,6 +2,7 @@ package stock
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -135,8 +136,8 @@ var upkeepCases = []testCase{
 		b := f.batch(f.order("ann", "k1", 2), f.order("ann", "k2", 1), f.order("bob", "", 2))
 		f.reserve(t, b)
 		f.mustRestore(t, &b.Orders[1], b.ID, true)
-		for _, maxBuyers := range []int64{RecountMax, 0} {
-			drift, ok, err := f.recount(t.Context(), f.sale.ID, true, maxBuyers)
+		for _, maxBuyers := range []int64{recountMax, 0} {
+			drift, ok, err := f.recount(t.Context(), f.sale.ID, recountRepair, maxBuyers)
 			require.NoError(t, err)
 			require.True(t, ok)
 			require.Zero(t, drift)
@@ -145,11 +146,11 @@ var upkeepCases = []testCase{
 	}},
 	{"recount finds and repairs drift, in one script and in slices", func(t *testing.T, f *fixture) {
 		f.win(t, "ann", "k", 3)
-		for _, maxBuyers := range []int64{RecountMax, 0} {
+		for _, maxBuyers := range []int64{recountMax, 0} {
 			for _, c := range []struct{ stock, held, drift int64 }{{-2, 0, 2}, {5, 0, -5}, {0, 2, -2}, {-1, 1, 1}} {
 				f.spoil(t, c.stock, c.held)
-				for _, repair := range []bool{false, true} {
-					drift, ok, err := f.recount(t.Context(), f.sale.ID, repair, maxBuyers)
+				for _, mode := range []string{recountOnly, recountRepair} {
+					drift, ok, err := f.recount(t.Context(), f.sale.ID, mode, maxBuyers)
 					require.NoError(t, err)
 					require.True(t, ok)
 					require.Equal(t, c.drift, drift)
@@ -177,6 +178,46 @@ var upkeepCases = []testCase{
 		require.NoError(t, err)
 		require.Empty(t, reply)
 		f.counts(t, 7, 3)
+	}},
+	{"a busy sale is recounted whole, and where it is too large only lowered", func(t *testing.T, f *fixture) {
+		f.win(t, "ann", "k", 3)
+		for _, c := range []struct {
+			drift, whole int64
+			left         int64
+			ok           bool
+		}{{4, 1, 7, true}, {-4, 1, 7, true}, {4, 0, 7, false}, {-4, 0, 3, false}} {
+			f.spoil(t, c.drift, 0)
+			// What a pass in slices answers of a busy sale.
+			drift, ok, err := f.recountScript(t.Context(), f.sale.ID, recountRepair, 0, "3", 1, 0)
+			require.NoError(t, err)
+			require.False(t, ok)
+			require.Zero(t, drift)
+			if drift, ok, err = f.repairBusy(t.Context(), f.sale.ID, c.whole); !ok {
+				require.Equal(t, -c.drift, drift)
+			}
+			require.NoError(t, err)
+			require.Equal(t, c.ok, ok)
+			snapshot, err := f.Snapshot(t.Context(), f.sale.ID)
+			require.NoError(t, err)
+			require.Equal(t, c.left, snapshot.Stock)
+			require.Equal(t, int64(3), snapshot.Held)
+		}
+	}},
+	{"unsettled batches by id, and how long they are overdue", func(t *testing.T, f *fixture) {
+		reserved, void := f.win(t, "ann", "k", 1), f.win(t, "bob", "k", 1)
+		f.mustRelease(t, void, StateVoid)
+		found, err := f.BatchesByID(t.Context(), f.sale.ID, []sale.ID{reserved.ID, void.ID, 99})
+		require.NoError(t, err)
+		require.Len(t, found, 2)
+		require.Equal(t, StateReserved, found[reserved.ID].State)
+		require.Equal(t, reserved.Orders, found[reserved.ID].Orders)
+		require.Equal(t, StateVoid, found[void.ID].State)
+		overdue, err := f.Overdue(t.Context(), f.sale.ID, reserved.ID)
+		require.NoError(t, err)
+		require.InDelta(t, -time.Hour.Seconds(), overdue.Seconds(), time.Minute.Seconds())
+		overdue, err = f.Overdue(t.Context(), f.sale.ID, void.ID)
+		require.NoError(t, err)
+		require.EqualValues(t, math.MaxInt64, overdue)
 	}},
 	{"all keys expire together", func(t *testing.T, f *fixture) {
 		f.win(t, "ann", "k", 3)

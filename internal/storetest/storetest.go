@@ -21,6 +21,9 @@ import (
 	"flashgate/internal/stock"
 )
 
+// callTimeoutSeconds is long: the machine that runs the tests may be busy.
+const callTimeoutSeconds = 15
+
 // Stores is a migrated ledger and a Redis, with what a test does to them.
 type Stores struct {
 	T      testing.TB
@@ -28,6 +31,7 @@ type Stores struct {
 	Stock  *stock.Store
 	SQL    *sql.DB        // the ledger, past it
 	Redis  rueidis.Client // Redis, past the store
+	Nodes  []string       // host:port of Redis
 
 	sources int // of ids
 }
@@ -35,10 +39,13 @@ type Stores struct {
 // Each runs f on the embedded engines and on the real ones.
 func Each(t *testing.T, f func(t *testing.T, s *Stores)) {
 	t.Run("embedded", func(t *testing.T) { f(t, Embedded(t)) })
-	t.Run("real", func(t *testing.T) {
-		f(t, open(t, ledger.Options{Driver: ledger.DriverMySQL, DSN: enginetest.MariaDB(t)},
-			stock.Options{Addresses: enginetest.Redis(t), Cluster: true, WaitReplicas: 1}))
-	})
+	t.Run("real", func(t *testing.T) { f(t, Real(t)) })
+}
+
+// Real is MariaDB and the Redis Cluster.
+func Real(t testing.TB) *Stores {
+	return open(t, ledger.Options{Driver: ledger.DriverMySQL, DSN: enginetest.MariaDB(t)},
+		stock.Options{Addresses: enginetest.Redis(t), Cluster: true, WaitReplicas: 1})
 }
 
 // Embedded is SQLite and miniredis.
@@ -48,13 +55,14 @@ func Embedded(t testing.TB) *Stores {
 }
 
 func open(t testing.TB, l ledger.Options, o stock.Options) *Stores {
-	s := &Stores{T: t}
+	s := &Stores{T: t, Nodes: o.Addresses}
 	var err error
 	s.Ledger, err = ledger.Open(l)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Ledger.Close()) })
 	_, err = s.Ledger.Migrate(context.Background())
 	require.NoError(t, err)
+	o.CallTimeout = callTimeoutSeconds * time.Second
 	s.Stock, err = stock.Open(o)
 	require.NoError(t, err)
 	t.Cleanup(s.Stock.Close)

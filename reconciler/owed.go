@@ -1,0 +1,193 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"flashgate/internal/ledger"
+	"flashgate/internal/sale"
+	"flashgate/internal/stock"
+)
+
+// settleOwed settles batches that a worker persisted and did not settle, of one sale
+// or ("") all: each sale by itself, so that one which cannot be settled now, with
+// whatever it owes, keeps no other waiting.
+func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
+	before := time.Now().Add(-r.o.SettleAge)
+	if only != "" {
+		_, err := r.settleSale(ctx, only, before)
+		return err
+	}
+	owing, err := r.o.Ledger.Owing(ctx, before)
+	if err != nil {
+		return err
+	}
+	owed := make([]int, len(owing))
+	var settling errgroup.Group
+	settling.SetLimit(besides)
+	for i := range owing {
+		settling.Go(func() error {
+			// Logged and counted by the step; what is left is for the next round.
+			_ = r.step(ctx, "settle", func(ctx context.Context) (err error) {
+				owed[i], err = r.settleSale(ctx, owing[i].SaleID, before)
+				return err
+			})
+			return nil
+		})
+	}
+	_ = settling.Wait() // returns nothing: see above
+	total, oldest := 0, time.Duration(0)
+	for i := range owing {
+		total += owed[i]
+		oldest = max(oldest, time.Since(owing[i].Oldest))
+	}
+	r.metrics.owed.Set(float64(total))
+	r.metrics.owedOldest.Set(oldest.Seconds())
+	return nil
+}
+
+// settleSale settles what one sale owes, up to a bound, and says how many batches it saw.
+// A sale that Redis has not loaded owes on: its load takes the batches' orders in.
+func (r *Reconciler) settleSale(ctx context.Context, saleID string, before time.Time) (seen int, err error) {
+	snap, err := r.o.Stock.Snapshot(ctx, saleID)
+	if err != nil {
+		return 0, err
+	}
+	over := !snap.Loaded && r.isOver(saleID)
+	owed, err := r.o.Ledger.Owed(ctx, saleID, before, maxSettleBatches)
+	if err != nil || len(owed) == 0 || !snap.Loaded && !over {
+		return len(owed), err
+	}
+	ids := make([]sale.ID, len(owed))
+	for i := range owed {
+		ids[i] = owed[i].BatchID
+	}
+	settled := ids // of a sale that is over nothing is left in Redis to be settled
+	if !over {
+		settled, err = r.o.Stock.Settle(ctx, saleID, ids, r.o.Ledger.ActiveOrders)
+	}
+	if len(settled) > 0 {
+		if failed := r.o.Ledger.MarkSettled(ctx, settled); failed != nil {
+			return len(owed), errors.Join(err, failed)
+		}
+		r.metrics.settled.Add(float64(len(settled)))
+	}
+	return len(owed), err
+}
+
+// isOver reports whether Redis need not know a sale any more.
+func (r *Reconciler) isOver(saleID string) bool {
+	for _, s := range r.known() {
+		if s.ID == saleID {
+			return time.Now().After(s.EndsAt.Add(sale.Retention))
+		}
+	}
+	return false
+}
+
+// Bounds of a task's tries.
+const (
+	// A task's pause doubles up to this, or a give-back would wait hours for a fault that
+	// was over in minutes.
+	maxTaskPauseSeconds = 300
+	// Tasks of a sale that Redis cannot serve now wait this long: as long as an operator
+	// may have to look at it, and far less than anybody waits for a unit.
+	awayPauseSeconds = 5
+)
+
+// runTasks gives back to Redis the units of orders that the ledger cancelled, of one
+// sale or ("") all. Its error says how many are left.
+func (r *Reconciler) runTasks(ctx context.Context, only string) error {
+	tasks, err := r.o.Ledger.DueTasks(ctx, time.Now(), maxTasks)
+	if err != nil {
+		return err
+	}
+	bySale := make(map[string][]*ledger.Task)
+	for i := range tasks {
+		if id := tasks[i].Order.SaleID; only == "" || id == only {
+			bySale[id] = append(bySale[id], &tasks[i])
+		}
+	}
+	var running errgroup.Group
+	running.SetLimit(besides)
+	left := make(chan error, len(tasks))
+	for saleID, of := range bySale {
+		running.Go(func() error { return r.runTasksOf(ctx, saleID, of, left) })
+	}
+	err = running.Wait()
+	close(left)
+	n := 0
+	var last error
+	for last = range left {
+		n++
+	}
+	if err == nil && n > 0 {
+		err = fmt.Errorf("%d tasks are left for their next try: %w", n, last)
+	}
+	return err
+}
+
+// runTasksOf runs the tasks of one sale, and sends the cause of each that is left.
+func (r *Reconciler) runTasksOf(ctx context.Context, saleID string, tasks []*ledger.Task, left chan<- error) error {
+	for i, t := range tasks {
+		_, err := r.o.Stock.Restore(ctx, &t.Order, t.BatchID)
+		switch {
+		case err == nil, errors.Is(err, stock.ErrNotReady) && r.isOver(saleID):
+			if err := r.o.Ledger.TaskDone(ctx, t.ID); err != nil {
+				return err
+			}
+			r.metrics.tasks.Inc()
+		case ctx.Err() != nil:
+			return err // told to stop, or out of time: no fault of the task
+		case errors.Is(err, stock.ErrNotReady), errors.Is(err, stock.ErrNotRun):
+			// Redis is away for this sale: no try of theirs, and no reason to ask for the rest.
+			ids := make([]int64, 0, len(tasks)-i)
+			for _, waits := range tasks[i:] {
+				ids = append(ids, waits.ID)
+				left <- err
+			}
+			return r.o.Ledger.PostponeTasks(ctx, ids, err.Error(), time.Now().Add(jittered(awayPauseSeconds*time.Second)))
+		default:
+			left <- err
+			next := time.Now().Add(r.taskPause(t.Tries))
+			if failed := r.o.Ledger.TaskFailed(ctx, t.ID, err.Error(), next, r.o.TaskTries); failed != nil {
+				return failed
+			}
+			if t.Tries+1 >= r.o.TaskTries {
+				r.o.Log.Error("a task is out of tries and waits for an operator: `flashgate task list --state STUCK`",
+					"task", t.ID, "sale", saleID, "order", t.Order.ID, "tries", t.Tries+1, "err", err)
+			}
+		}
+	}
+	return nil
+}
+
+// taskPause is how long a task waits that has failed so many times before.
+func (r *Reconciler) taskPause(tries int) time.Duration {
+	// The exponent is bounded so that the shift cannot overflow.
+	return jittered(min(r.o.TaskBackoff<<min(tries, 10), maxTaskPauseSeconds*time.Second))
+}
+
+// jittered is d, up to a quarter more or less: what failed together is not tried together.
+func jittered(d time.Duration) time.Duration {
+	return d - d/4 + rand.N(d/2+1)
+}
+
+// countTasks shows what waits for its next try, and for an operator.
+func (r *Reconciler) countTasks(ctx context.Context) error {
+	counts, err := r.o.Ledger.UnfinishedTasks(ctx)
+	if err != nil {
+		return err
+	}
+	dead, err := r.o.Ledger.DeadBatchesLeft(ctx)
+	if err != nil {
+		return err
+	}
+	r.metrics.unfinished(counts, dead, time.Now())
+	return nil
+}
