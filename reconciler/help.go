@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"flashgate/internal/audit"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
@@ -104,6 +105,7 @@ func (run *run) applyPromised(ctx context.Context, batches []sale.Batch, finding
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.AfterHelp)
 	if err := run.settleWhole(ctx, batchIDs(findings)); err != nil {
 		return err
 	}

@@ -21,8 +21,9 @@ type evidence struct {
 	wanted  map[string]map[string]int // user → key → quantity: all that anybody asked for
 	ledger  ledgerView
 	redis   redisView
-	// lossy: Redis has lost data in this round, so that a promise may end as CANCELLED
-	// (ARCHITECTURE.md, "What a promise is worth").
+	// lossy: Redis has lost all it knew of the sale in this round, so that a batch which was
+	// given up may come back, and a promise may end as CANCELLED for it (ARCHITECTURE.md, "What
+	// a promise is worth").
 	lossy bool
 	// weak: 202 is no promise, since no replica was waited for.
 	weak bool
@@ -158,7 +159,7 @@ func (e *evidence) checkKeys(v *verdict) {
 		definite := true
 		var first *answer
 		for _, a := range t.answers {
-			definite = definite && a.outcome() == refused
+			definite = definite && a.outcome() == refused && (!e.lossy || a.code != "UNAVAILABLE")
 			if a.status == 202 {
 				if !slices.Contains(promised, a.order) {
 					promised = append(promised, a.order)
@@ -180,7 +181,7 @@ func (e *evidence) checkKeys(v *verdict) {
 		}
 		for _, a := range t.answers {
 			// 429 and UNAVAILABLE speak of that try alone.
-			if first != nil && !e.lossy && a.from > first.to && (a.status == 409 || a.status == 422) {
+			if first != nil && a.from > first.to && (a.status == 409 || a.status == 422) {
 				v.promise(e, first.order, "9", "refused though promised before: %s; promised at %.3f s", one(a), first.to.Seconds())
 			}
 		}

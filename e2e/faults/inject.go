@@ -5,15 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/redis/rueidis"
 
 	"flashgate/internal/failpoint"
 	"flashgate/internal/rig"
@@ -60,13 +58,17 @@ func (s *Site) inject(ctx context.Context, r *round, f *fault) error {
 		return d.start()
 	case "failpoint":
 		return s.failAt(ctx, r, f)
-	case "engine-kill", "failover":
+	case "engine-kill", "failover", "replica-kill":
 		p := s.engine(target)
 		if err := p.Kill(whole); err != nil {
 			return err
 		}
 		wait()
 		return p.Start()
+	case "flush":
+		return s.flush(whole, r, target)
+	case "wipe":
+		return s.wipe(whole, r, target, wait)
 	case "lost-tail":
 		return s.loseTail(ctx, f, target)
 	case "engine-stop":
@@ -114,8 +116,19 @@ func (s *Site) inject(ctx context.Context, r *round, f *fault) error {
 	return nil
 }
 
-// resolve names the node that "owner-N" and "owner-bus-N" mean now.
+// resolve names the node that "owner-N", "owner-bus-N" and "replica-N" mean now.
 func (s *Site) resolve(ctx context.Context, r *round, target string) (string, error) {
+	if number, replica := strings.CutPrefix(target, "replica-"); replica {
+		master, err := s.resolve(ctx, r, "owner-"+number)
+		if err != nil {
+			return "", err
+		}
+		p, err := s.replicaOf(ctx, master)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("redis-%d", slices.Index(s.redis, p)), nil
+	}
 	number, owner := strings.CutPrefix(target, "owner-")
 	if !owner {
 		return target, nil
@@ -270,140 +283,4 @@ func (s *Site) restock(ctx context.Context, r *round, f *fault) error {
 	_, err = s.run(ctx, "sale", "restock", r.offers[number].id, "--add", strconv.Itoa(f.number))
 	r.note("%s: %v", f, err)
 	return nil
-}
-
-// loseTail is a failover to a replica that has not got what the master did last: it
-// stood still when the master died.
-func (s *Site) loseTail(ctx context.Context, f *fault, target string) error {
-	master := s.engine(target)
-	replica, err := s.replicaOf(ctx, target)
-	if err != nil {
-		return err
-	}
-	if err := replica.Signal(sigStop); err != nil {
-		return err
-	}
-	pause(ctx, time.Duration(f.number)*time.Millisecond)
-	err = master.Kill(context.WithoutCancel(ctx))
-	if err := errors.Join(err, replica.Signal(sigContinue)); err != nil {
-		return err
-	}
-	pause(ctx, f.lasts)
-	return master.Start()
-}
-
-// node is a line of CLUSTER NODES.
-type node struct {
-	id, master string // the master's id, of a replica
-	number     int
-	failed     bool
-	slots      []string // from-to, of a master
-}
-
-// nodes asks any node of the cluster how it sees all of them.
-func (s *Site) nodes(ctx context.Context) ([]node, error) {
-	var failures []error
-	for _, p := range s.redis {
-		text, err := askNode(ctx, p.Addr)
-		if err != nil {
-			failures = append(failures, err)
-			continue
-		}
-		var all []node
-		for line := range strings.Lines(text) {
-			// id address@bus flags master ping pong epoch state slot…
-			fields := strings.Fields(line)
-			if len(fields) < 8 {
-				return nil, fmt.Errorf("CLUSTER NODES: %q", line)
-			}
-			address, _, _ := strings.Cut(fields[1], "@")
-			_, port, _ := strings.Cut(address, ":")
-			n, err := strconv.Atoi(port)
-			if err != nil {
-				return nil, fmt.Errorf("CLUSTER NODES: %q", line)
-			}
-			all = append(all, node{
-				id: fields[0], master: strings.TrimPrefix(fields[3], "-"), number: n - rig.FaultPorts.Redis,
-				failed: strings.Contains(fields[2], "fail"), slots: fields[8:],
-			})
-		}
-		return all, nil
-	}
-	return nil, errors.Join(failures...)
-}
-
-func askNode(ctx context.Context, address string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	c, err := rueidis.NewClient(rueidis.ClientOption{
-		InitAddress: []string{address}, ForceSingleClient: true, DisableCache: true, DisableRetry: true,
-		Dialer: net.Dialer{Timeout: time.Second},
-	})
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	return c.Do(ctx, c.B().ClusterNodes().Build()).ToString()
-}
-
-// owner is the number of the node that is master of a sale's slot.
-func (s *Site) owner(ctx context.Context, sale string) (int, error) {
-	all, err := s.nodes(ctx)
-	if err != nil {
-		return 0, err
-	}
-	slot := slotOf(sale)
-	for _, n := range all {
-		if n.failed {
-			continue
-		}
-		for _, slots := range n.slots {
-			from, to, ranged := strings.Cut(slots, "-")
-			if !ranged {
-				to = from
-			}
-			first, err1 := strconv.Atoi(from)
-			last, err2 := strconv.Atoi(to)
-			if err1 == nil && err2 == nil && first <= slot && slot <= last {
-				return n.number, nil
-			}
-		}
-	}
-	return 0, fmt.Errorf("no master has slot %d of sale %s: %+v", slot, sale, all)
-}
-
-// replicaOf is the process of a master's replica.
-func (s *Site) replicaOf(ctx context.Context, master string) (*rig.Process, error) {
-	all, err := s.nodes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range all {
-		if fmt.Sprintf("redis-%d", m.number) != master {
-			continue
-		}
-		for _, n := range all {
-			if n.master == m.id {
-				return s.redis[n.number], nil
-			}
-		}
-	}
-	return nil, fmt.Errorf("%s has no replica: %+v", master, all)
-}
-
-// slotOf is the cluster's slot of a sale's hash tag: CRC16 (XMODEM) modulo the slots.
-func slotOf(tag string) int {
-	const slots, polynomial = 16384, 0x1021
-	var crc uint16
-	for _, b := range []byte(tag) {
-		crc ^= uint16(b) << 8
-		for range 8 {
-			if crc&0x8000 != 0 {
-				crc = crc<<1 ^ polynomial
-			} else {
-				crc <<= 1
-			}
-		}
-	}
-	return int(crc) % slots
 }

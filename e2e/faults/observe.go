@@ -119,6 +119,18 @@ func (s *Site) rows(ctx context.Context, each func(*sql.Rows) error, query strin
 	return errors.Join(err, rows.Err(), rows.Close())
 }
 
+// mended adds what the reconciler repaired and helped with in a sale, by kind.
+func (s *Site) mended(ctx context.Context, sale string, byKind map[string]int) error {
+	return s.rows(ctx, func(r *sql.Rows) error {
+		var kind string
+		var n int
+		err := r.Scan(&kind, &n)
+		byKind[kind] += n
+		return err
+	}, `SELECT i.kind, COUNT(*) FROM reconcile_items i JOIN reconcile_reports r ON r.id = i.report_id
+		WHERE r.sale_id = ? AND i.outcome <> 'LEFT' GROUP BY i.kind`, sale)
+}
+
 // deadBatches counts the dead batches of the whole ledger.
 func (s *Site) deadBatches(ctx context.Context) (n int64, err error) {
 	err = s.db.QueryRowContext(ctx, `SELECT COUNT(*) FROM dead_batches`).Scan(&n)

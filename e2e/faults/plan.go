@@ -77,11 +77,11 @@ func millis(r *rand.Rand, from, to int) time.Duration {
 var points = map[string][]failpoint.Point{
 	"gateway":    {failpoint.AfterReserve, failpoint.AfterHalf, failpoint.AfterConfirm, failpoint.BeforeCommit, failpoint.AfterCommit},
 	"worker":     {failpoint.AfterApply, failpoint.AfterSettle},
-	"reconciler": {failpoint.AfterStep},
+	"reconciler": {failpoint.AfterStep, failpoint.AfterHelp, failpoint.AfterRepair},
 }
 
 // kinds are all sorts of fault. "owner-N" is the Redis master that has offer N when the
-// fault begins.
+// fault begins, "replica-N" its replica.
 var kinds = []kind{
 	{"kill", 5, func(r *rand.Rand, f *fault) { f.target = pick(r, daemonNames) }},
 	{"stop", 4, func(r *rand.Rand, f *fault) { f.target = pick(r, daemonNames) }},
@@ -97,8 +97,9 @@ var kinds = []kind{
 	}},
 	{"engine-kill", 4, func(r *rand.Rand, f *fault) { f.target = pick(r, storeNames) }},
 	{"engine-stop", 3, func(r *rand.Rand, f *fault) {
-		f.target = pick(r, append([]string{"owner-0", "owner-1"}, storeNames...))
+		f.target = pick(r, append([]string{"owner-0", "owner-1", "replica-0", "replica-1"}, storeNames...))
 	}},
+	{"replica-kill", 1, func(r *rand.Rand, f *fault) { f.target = pick(r, []string{"replica-0", "replica-1"}) }},
 	{"failover", 5, func(r *rand.Rand, f *fault) {
 		f.target = pick(r, []string{"owner-0", "owner-1"})
 		f.lasts = millis(r, failoverMillis, longestMillis+failoverMillis)
@@ -108,6 +109,10 @@ var kinds = []kind{
 		f.lasts = millis(r, failoverMillis, longestMillis+failoverMillis)
 		f.detail = fmt.Sprintf("of %d ms", f.number)
 	}},
+	{"flush", 2, func(r *rand.Rand, f *fault) {
+		f.target, f.lasts = pick(r, []string{"owner-0", "owner-1"}), time.Second // it is done at once
+	}},
+	{"wipe", 1, func(r *rand.Rand, f *fault) { f.target = pick(r, []string{"owner-0", "owner-1"}) }},
 	{"cut", 2, func(r *rand.Rand, f *fault) { f.target = "link " + pick(r, linkNames) }},
 	{"delay", 2, func(r *rand.Rand, f *fault) {
 		f.target, f.number = "link "+pick(r, linkNames), 20+r.IntN(latencyMaxMillis)
@@ -152,6 +157,28 @@ var combinations = [][]fault{
 	{{kind: "half-open", target: "link broker", lasts: 3 * time.Second}, {kind: "failover", target: "owner-1", at: 2500 * time.Millisecond, lasts: 6 * time.Second}},
 	// Persisted and not settled, and Redis fails over.
 	{{kind: "failpoint", target: "worker-0", point: failpoint.AfterApply, action: "kill"}, {kind: "failpoint", target: "worker-1", point: failpoint.AfterApply, action: "kill"}, {kind: "failover", target: "owner-1", at: 500 * time.Millisecond, lasts: 5 * time.Second}},
+	// Redis loses all, and who rebuilds it dies on the way, at each of its steps.
+	rebuild(failpoint.AfterEpoch),
+	rebuild(failpoint.AfterOrders),
+	rebuild(failpoint.AfterBus),
+	// All is lost while what was promised stands on the bus alone, or half of it.
+	{{kind: "kill", target: "worker-0", lasts: 6 * time.Second}, {kind: "kill", target: "worker-1", lasts: 6 * time.Second}, {kind: "flush", target: "owner-1", lasts: time.Second, at: time.Second}},
+	{{kind: "failpoint", target: "gateway-0", point: failpoint.BeforeCommit, action: "kill"}, {kind: "failpoint", target: "gateway-1", point: failpoint.AfterHalf, action: "kill"}, {kind: "flush", target: "owner-1", lasts: time.Second, at: time.Second}},
+	{{kind: "engine-stop", target: "broker", lasts: 3 * time.Second}, {kind: "flush", target: "owner-1", lasts: time.Second, at: 2 * time.Second}},
+	{{kind: "engine-kill", target: "mariadb", lasts: 6 * time.Second}, {kind: "wipe", target: "owner-1", at: 2 * time.Second, lasts: time.Second}},
+	// It is lost again while it is rebuilt.
+	{{kind: "flush", target: "owner-1", lasts: time.Second}, {kind: "failover", target: "owner-1", at: 5 * time.Second, lasts: 5 * time.Second}},
+	{{kind: "flush", target: "owner-1", lasts: time.Second}, {kind: "flush", target: "owner-1", lasts: time.Second, at: 6 * time.Second}},
+}
+
+// rebuild is a combination in which each reconciler dies at a step of a rebuild, the one
+// after the other.
+func rebuild(p failpoint.Point) []fault {
+	return []fault{
+		{kind: "failpoint", target: "reconciler-0", point: p, action: "kill", lasts: 15 * time.Second},
+		{kind: "failpoint", target: "reconciler-1", point: p, action: "kill", lasts: 15 * time.Second},
+		{kind: "flush", target: "owner-1", lasts: time.Second, at: 300 * time.Millisecond},
+	}
 }
 
 // combine draws a combination, beginning at some time.
@@ -229,7 +256,7 @@ const settleBetween = 3 * time.Second
 // thing is what a fault is about.
 func (f *fault) thing() string {
 	target := strings.TrimPrefix(f.target, "link ")
-	if strings.HasPrefix(target, "owner") {
+	if strings.HasPrefix(target, "owner") || strings.HasPrefix(target, "replica") {
 		return "redis"
 	}
 	if f.kind == "poison" || f.kind == "resend" {

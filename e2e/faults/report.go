@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,9 @@ func (r *Result) Line(number int) string {
 	if r.Broken > 0 {
 		end = fmt.Sprintf("%d 202s turned out otherwise, %s", r.Broken, end)
 	}
+	for _, kind := range slices.Sorted(maps.Keys(r.Mended)) {
+		end += fmt.Sprintf(", mended %d %s", r.Mended[kind], kind)
+	}
 	return fmt.Sprintf("round %3d  seed %-10d  purchases %5d  unknown %4d  accepted %4d  orders %4d  cancelled %d  load %4.1f s  heal %4.1f s  rest %4.1f s  %s  [%s]",
 		number, r.Seed, r.Purchases, r.Unknown, r.Accepted, r.Orders, r.Cancelled,
 		r.Load.Seconds(), r.Heal.Seconds(), r.Rest.Seconds(), end, strings.Join(r.Faults, ", "))
@@ -24,7 +28,7 @@ func (r *Result) Line(number int) string {
 // Tally is many rounds.
 type Tally struct {
 	rounds, purchases, unknown, accepted, orders, cancelled, broken, passed, breaches int
-	kinds                                                                             map[string]int
+	kinds, mended                                                                     map[string]int
 	heal, rest                                                                        time.Duration // longest
 	restOf                                                                            uint64
 }
@@ -32,7 +36,7 @@ type Tally struct {
 // Add counts a round.
 func (t *Tally) Add(r Result) {
 	if t.kinds == nil {
-		t.kinds = make(map[string]int)
+		t.kinds, t.mended = make(map[string]int), make(map[string]int)
 	}
 	t.rounds++
 	t.purchases += r.Purchases
@@ -45,6 +49,9 @@ func (t *Tally) Add(r Result) {
 	t.breaches += len(r.Breaches)
 	for _, k := range r.Kinds {
 		t.kinds[k]++
+	}
+	for kind, n := range r.Mended {
+		t.mended[kind] += n
 	}
 	t.heal = max(t.heal, r.Heal)
 	if r.Rest >= t.rest {
@@ -67,6 +74,9 @@ func (t *Tally) String() string {
 		t.heal.Seconds(), t.rest.Seconds(), t.restOf)
 	for _, name := range names {
 		fmt.Fprintf(&b, "  %-12s %4d\n", name, t.kinds[name])
+	}
+	for _, kind := range slices.Sorted(maps.Keys(t.mended)) {
+		fmt.Fprintf(&b, "  mended by the reconciler: %s %d\n", kind, t.mended[kind])
 	}
 	fmt.Fprintf(&b, "  failpoints passed %d", t.passed)
 	return b.String()

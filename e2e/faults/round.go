@@ -32,14 +32,15 @@ const (
 type Result struct {
 	Seed      uint64
 	Faults    []string
-	Kinds     []string // of the faults, one each
-	Passed    int      // failpoints that a process came by
-	Purchases int      // sent
-	Accepted  int      // orders that were promised
-	Orders    int      // in the ledger, active
-	Cancelled int      // promises that ended as CANCELLED, where they may
-	Broken    int      // promises that turned out otherwise, where no replica was waited for
-	Unknown   int      // answers to purchases that left the outcome open
+	Kinds     []string       // of the faults, one each
+	Passed    int            // failpoints that a process came by
+	Purchases int            // sent
+	Accepted  int            // orders that were promised
+	Orders    int            // in the ledger, active
+	Cancelled int            // promises that ended as CANCELLED, where they may
+	Broken    int            // promises that turned out otherwise, where no replica was waited for
+	Unknown   int            // answers to purchases that left the outcome open
+	Mended    map[string]int // differences that the reconciler repaired, by kind, and batches that it helped
 	Load      time.Duration
 	Heal      time.Duration // until every engine and daemon was ready again
 	Rest      time.Duration // from then until all was settled
@@ -58,6 +59,17 @@ type round struct {
 
 	mu       sync.Mutex
 	timeline []string
+	lossy    map[*offer]bool // Redis lost what it knew of them
+}
+
+// loses notes that Redis loses what it knows of a sale.
+func (r *round) loses(o *offer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lossy == nil {
+		r.lossy = make(map[*offer]bool)
+	}
+	r.lossy[o] = true
 }
 
 // note writes a line into the timeline.
@@ -70,7 +82,7 @@ func (r *round) note(format string, args ...any) {
 // Round plays one round. A breach is in the result; an error means that the round could
 // not be played.
 func (s *Site) Round(ctx context.Context, seed uint64, only []string) (Result, error) {
-	result := Result{Seed: seed}
+	result := Result{Seed: seed, Mended: make(map[string]int)}
 	faults, err := plan(seed, only)
 	if err != nil {
 		return result, err
@@ -84,6 +96,9 @@ func (s *Site) Round(ctx context.Context, seed uint64, only []string) (Result, e
 		return result, err
 	}
 	r := &round{seed: seed, began: time.Now()}
+	if err := s.closeOffers(ctx); err != nil {
+		return result, err
+	}
 	if err := s.openOffers(ctx, r); err != nil {
 		return result, err
 	}
@@ -168,6 +183,9 @@ func (s *Site) Round(ctx context.Context, seed uint64, only []string) (Result, e
 			result.Breaches = append(result.Breaches, "sale "+o.id+": "+b.String())
 		}
 		result.Orders += orders
+		if err := s.mended(ctx, o.id, result.Mended); err != nil {
+			return s.finish(result, r, h), err
+		}
 		result.Cancelled += v.cancelled
 		result.Broken += len(v.broken)
 		out, err := s.run(ctx, "audit", "--sale", o.id, "--json")
@@ -233,6 +251,13 @@ func (s *Site) keep(result *Result, h *history) error {
 	path := filepath.Join(s.dir, fmt.Sprintf("breach-%d.txt", result.Seed))
 	result.Timeline = append(result.Timeline, "all answers are in "+path+", the daemons' logs beside it")
 	return os.WriteFile(path, []byte(text.String()), 0o644)
+}
+
+// closeOffers makes the sales of earlier rounds long past, so that nobody tends them any
+// more: a rebuild of Redis would have to load them all.
+func (s *Site) closeOffers(ctx context.Context) error {
+	_, err := s.db.ExecContext(ctx, `UPDATE sales SET starts_at = '2001-01-01', ends_at = '2001-01-02'`)
+	return err
 }
 
 // openOffers makes and opens the sales of a round: one scarce, the rest ample.
@@ -393,6 +418,9 @@ func (s *Site) lookAtAll(ctx context.Context, shoppers []*shopper, r *round, h *
 // judge checks one sale.
 func (s *Site) judge(ctx context.Context, r *round, o *offer, shoppers []*shopper, h *history) (verdict, int, error) {
 	e := &evidence{offer: o, wanted: make(map[string]map[string]int), weak: s.o.WaitReplicas == 0}
+	r.mu.Lock()
+	e.lossy = r.lossy[o]
+	r.mu.Unlock()
 	var err error
 	if e.ledger, e.redis, err = s.view(ctx, o.id); err != nil {
 		return verdict{}, 0, err

@@ -22,8 +22,11 @@ const (
 	AfterApply   Point = "after-apply"   // worker: in the ledger, not settled in Redis
 	AfterSettle  Point = "after-settle"  // worker: settled, not acknowledged to the bus
 	AfterStep    Point = "after-step"    // reconciler: between two steps of a round
-	AfterEpoch   Point = "after-epoch"   // reconciler: a load has its epoch, nothing read yet
-	AfterRead    Point = "after-read"    // reconciler: a load has read the bus, not the ledger
+	AfterEpoch   Point = "after-epoch"   // reconciler: a rebuild has its epoch, nothing read yet
+	AfterOrders  Point = "after-orders"  // reconciler: a rebuild has read the ledger's orders, not the bus
+	AfterBus     Point = "after-bus"     // reconciler: a rebuild has read the bus, not what is owed
+	AfterHelp    Point = "after-help"    // reconciler: promised batches are applied, not settled
+	AfterRepair  Point = "after-repair"  // reconciler: differences are repaired, not reported
 )
 
 // EnvDir names the directory of a process's failpoints.
