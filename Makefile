@@ -32,8 +32,14 @@ bench: ## load the embedded engines, check every answer, audit
 	go run ./bench storm --start embedded
 	go run ./bench accept --start embedded
 
-e2e: install ## the whole program on the real engines, as a shopper meets it
-	$(LOCAL) test -- -run E2E ./e2e/...
+# SEED= plays one round of faults again, ROUNDS= so many, KINDS= draws from some kinds only.
+# One package at a time, or nothing is printed before all is over.
+e2e: install ## the whole program on real engines while all goes wrong; SEED=, ROUNDS= play rounds of faults
+ifeq ($(SEED)$(ROUNDS)$(KINDS),)
+	$(LOCAL) test -- -v -p=1 -run E2E ./e2e/...
+else
+	go test -v -count=1 -timeout=8h -run 'TestE2EFaults$$' ./e2e/faults
+endif
 
 up: install ## start the real engines for hand use with configs/local.yaml; data in ./.run
 	$(LOCAL) up

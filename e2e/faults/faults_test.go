@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,9 +37,10 @@ func TestE2EFaults(t *testing.T) {
 		wait = 0
 	}
 	site := start(t, Options{WaitReplicas: wait})
+	ctx := interruptible(t)
 	var tally Tally
 	for i, seed := range seeds {
-		result, err := site.Round(t.Context(), seed, only)
+		result, err := site.Round(ctx, seed, only)
 		t.Logf("%s", result.Line(i+1))
 		require.NoError(t, err, "seed %d", seed)
 		tally.Add(result)
@@ -50,6 +53,22 @@ func TestE2EFaults(t *testing.T) {
 		}
 	}
 	t.Logf("%s", tally.String())
+}
+
+// cleanUpSeconds is what is left of a test's time to end all that was started.
+const cleanUpSeconds = 90
+
+// interruptible ends early enough, and when the test is interrupted, to leave no engine
+// behind.
+func interruptible(t *testing.T) context.Context {
+	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
+	t.Cleanup(stop)
+	if deadline, ok := t.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-cleanUpSeconds*time.Second))
+		t.Cleanup(cancel)
+	}
+	return ctx
 }
 
 func list0(text string) []string {
@@ -90,7 +109,7 @@ func start(t *testing.T, o Options) *Site {
 	require.NoError(t, err)
 	o.Root, o.Dir, o.Log = root, filepath.Join(root, ".run", "faults"), testLog{t}
 	began := time.Now()
-	site, err := Start(context.Background(), o)
+	site, err := Start(interruptible(t), o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, site.Close()) })
 	t.Logf("engines and daemons are ready after %s", time.Since(began).Round(time.Millisecond))

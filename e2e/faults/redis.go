@@ -124,7 +124,7 @@ func (s *Site) nodes(ctx context.Context) ([]node, error) {
 				return nil, fmt.Errorf("CLUSTER NODES: %q", line)
 			}
 			all = append(all, node{
-				id: fields[0], master: strings.TrimPrefix(fields[3], "-"), number: n - rig.FaultPorts.Redis,
+				id: fields[0], master: strings.TrimPrefix(fields[3], "-"), number: n - s.ports.Redis,
 				failed: strings.Contains(fields[2], "fail"), slots: fields[8:],
 			})
 		}

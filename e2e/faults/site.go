@@ -64,6 +64,8 @@ type Site struct {
 	config  string
 	env     []string // of daemons and commands
 	secret  []byte   // signs shoppers' tokens
+	ports   rig.Ports
+	home    string // of the engines
 	rig     *rig.Rig
 	network *network
 	redis   []*rig.Process // the cluster's nodes by number
@@ -81,7 +83,11 @@ func Start(ctx context.Context, o Options) (_ *Site, err error) {
 	if o.HoldSeconds == 0 {
 		o.HoldSeconds = holdSeconds
 	}
-	s := &Site{o: o, dir: filepath.Join(o.Dir, "site"), files: make(map[string]int64)}
+	s := &Site{files: make(map[string]int64)}
+	if s.ports, s.home, err = rig.FaultPorts(ctx, o.Dir); err != nil {
+		return nil, err
+	}
+	s.o, s.dir = o, s.home+"-site"
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -93,7 +99,7 @@ func Start(ctx context.Context, o Options) (_ *Site, err error) {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return nil, err
 	}
-	if s.network, err = newNetwork(rig.FaultPorts); err != nil {
+	if s.network, err = newNetwork(s.ports); err != nil {
 		return nil, err
 	}
 	var group errGroup
@@ -165,16 +171,16 @@ func (s *Site) build(ctx context.Context) error {
 
 func (s *Site) engines(ctx context.Context) (err error) {
 	s.rig, err = rig.Up(ctx, rig.Options{
-		Dir:   filepath.Join(s.o.Dir, "engines"),
+		Dir:   s.home,
 		Cache: filepath.Join(s.o.Root, ".run", "cache"),
 		POM:   filepath.Join(s.o.Root, "deploy", "local", "rocketmq", "pom.xml"),
-		Ports: rig.FaultPorts, Front: front, CheckBackSeconds: checkBackSeconds, Fresh: true, Log: s.o.Log,
+		Ports: s.ports, Front: front, CheckBackSeconds: checkBackSeconds, Fresh: true, Log: s.o.Log,
 	})
 	if err != nil {
 		return err
 	}
 	for i := range redisNodes {
-		s.redis = append(s.redis, s.rig.Process("redis-"+strconv.Itoa(rig.FaultPorts.Redis+i)))
+		s.redis = append(s.redis, s.rig.Process("redis-"+strconv.Itoa(s.ports.Redis+i)))
 	}
 	return nil
 }
@@ -219,7 +225,7 @@ func (s *Site) configure() error {
 	}
 	var nodes []string
 	for i := range redisNodes {
-		nodes = append(nodes, fmt.Sprintf("%s:%d", front, rig.FaultPorts.Redis+i))
+		nodes = append(nodes, fmt.Sprintf("%s:%d", front, s.ports.Redis+i))
 	}
 	s.config = filepath.Join(s.dir, "flashgate.yaml")
 	text, err := yaml.Marshal(map[string]any{
@@ -228,7 +234,7 @@ func (s *Site) configure() error {
 		"jwt":             map[string]any{"secret": map[string]string{"env": rig.EnvJWTSecret}},
 		"redis":           map[string]any{"addresses": nodes, "wait_replicas": s.o.WaitReplicas},
 		"rocketmq": map[string]any{
-			"name_servers": []string{fmt.Sprintf("%s:%d", front, rig.FaultPorts.Namesrv)},
+			"name_servers": []string{fmt.Sprintf("%s:%d", front, s.ports.Namesrv)},
 			"topic":        topic, "producer_group": producerGroup, "consumer_group": consumerGroup, "queues": topicQueues,
 		},
 		"mysql": map[string]any{"dsn": map[string]string{"env": rig.EnvMySQLDSN}},
@@ -373,7 +379,7 @@ func (s *Site) Close() error {
 	// Not the caller's context, which may be why we end.
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeoutSeconds*time.Second)
 	defer cancel()
-	if err := rig.Discard(ctx, filepath.Join(s.o.Dir, "engines"), nil); !errors.Is(err, rig.ErrNotUp) {
+	if err := rig.Discard(ctx, s.home, nil); !errors.Is(err, rig.ErrNotUp) {
 		failures = append(failures, err)
 	}
 	if s.network != nil {

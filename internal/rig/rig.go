@@ -42,9 +42,13 @@ var HandPorts = Ports{Redis: 7001, Namesrv: 9876, Broker: 10911, MariaDB: 13306,
 // included: both sets may be up at once.
 var TestPorts = Ports{Redis: 7101, Namesrv: 19876, Broker: 20911, MariaDB: 23306, MySQL: 23307}
 
-// FaultPorts are those of the fault tests, which kill their engines while other tests
-// run on theirs.
-var FaultPorts = Ports{Redis: 7201, Namesrv: 18876, Broker: 21911, MariaDB: 22306, MySQL: 22307}
+// faultPorts are the sets for fault tests, which kill their engines while other tests
+// run on theirs: so many may run on one machine at a time.
+var faultPorts = []Ports{
+	{Redis: 7201, Namesrv: 18876, Broker: 21911, MariaDB: 22306, MySQL: 22307},
+	{Redis: 7301, Namesrv: 18886, Broker: 21921, MariaDB: 22316, MySQL: 22317},
+	{Redis: 7401, Namesrv: 18896, Broker: 21931, MariaDB: 22326, MySQL: 22327},
+}
 
 // Options say what to run and where.
 type Options struct {
