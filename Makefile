@@ -56,6 +56,7 @@ fmt-check:
 
 vet:
 	go vet ./...
+	go vet -tags failpoints,measure ./internal/failpoint ./e2e/...
 
 lint: $(GOLANGCI)
 	$(GOLANGCI) run

@@ -157,17 +157,26 @@ func (d *daemon) disarm(p failpoint.Point) bool {
 	return os.Remove(filepath.Join(d.points, string(p))) == nil
 }
 
-// ready asks /readyz.
+// ready is nil when the daemon lacks nothing.
 func (d *daemon) ready(ctx context.Context) error {
+	lacks, err := d.lacks(ctx)
+	if err == nil && len(lacks) > 0 {
+		err = fmt.Errorf("%s lacks %s", d.name, strings.Join(lacks, "; "))
+	}
+	return err
+}
+
+// lacks asks /readyz.
+func (d *daemon) lacks(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.operators+"/readyz", nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return fmt.Errorf("%s: %w", d.name, err)
+		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	var answer struct {
@@ -175,12 +184,12 @@ func (d *daemon) ready(ctx context.Context) error {
 		Lacks []string
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-		return fmt.Errorf("%s: %w", d.name, err)
+		return nil, fmt.Errorf("%s: %w", d.name, err)
 	}
-	if !answer.Ready {
-		return fmt.Errorf("%s lacks %s", d.name, strings.Join(answer.Lacks, "; "))
+	if !answer.Ready && len(answer.Lacks) == 0 {
+		return nil, fmt.Errorf("%s is not ready and does not say why", d.name)
 	}
-	return nil
+	return answer.Lacks, nil
 }
 
 // alarms are the lines of a log that no fault excuses.

@@ -24,9 +24,11 @@ const (
 	envWait   = "WAIT"   // redis.wait_replicas, 1 if unset; with 0 a 202 is no promise, and those that turned out otherwise are counted
 )
 
-// fixedSeeds are played by every run that is given no seed: rounds that have found
-// something, or that together have every kind of fault.
-var fixedSeeds = []uint64{1, 2, 3}
+// fixedSeeds are played by every run that is given no seed, beside a new one. In the one
+// a gateway dies between confirm and answer, its Redis master and a worker die too, and
+// messages come twice; in the other a shard of Redis loses all it had, MariaDB dies, the
+// broker's link is half open, and poison is sent.
+var fixedSeeds = []uint64{16, 84}
 
 // TestE2EFaults plays rounds: shoppers buy while things go wrong, and no invariant may
 // be broken when all has come to rest.

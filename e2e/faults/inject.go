@@ -49,6 +49,8 @@ func (s *Site) inject(ctx context.Context, r *round, f *fault) error {
 		d.signal(sigStop)
 		wait()
 		d.signal(sigContinue)
+	case "blackout":
+		return s.blackout(whole, f, wait)
 	case "restart":
 		d := s.daemon(target)
 		if err := d.stop(); err != nil {
@@ -196,6 +198,48 @@ func (s *Site) failAt(ctx context.Context, r *round, f *fault) error {
 		return nil
 	}
 	return d.start()
+}
+
+// enginesOfASite is how many processes its engines are: name server, broker, MariaDB and
+// Redis's nodes.
+const enginesOfASite = 3 + redisNodes
+
+// blackout is kill -9 of all there is. The daemons come back first, each says what it
+// lacks, and then the engines do, in an order of the seed's.
+func (s *Site) blackout(ctx context.Context, f *fault, wait func()) error {
+	var killing errGroup
+	for _, d := range s.daemons {
+		killing.do(func() error { d.kill(); return nil })
+	}
+	engines := append([]*rig.Process{s.engine("namesrv"), s.engine("broker"), s.engine("mariadb")}, s.redis...)
+	for _, p := range engines {
+		killing.do(func() error { return p.Kill(ctx) })
+	}
+	if err := killing.wait(); err != nil {
+		return err
+	}
+	wait()
+	for _, d := range s.daemons {
+		if err := d.start(); err != nil {
+			return err
+		}
+	}
+	err := await(ctx, restartSeconds*time.Second, func(ctx context.Context) error {
+		for _, d := range s.daemons {
+			lacks, err := d.lacks(ctx)
+			if err == nil && len(lacks) == 0 {
+				err = fmt.Errorf("%s is ready without engines", d.name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for i := range engines {
+		err = errors.Join(err, engines[(i+f.number)%len(engines)].Start())
+	}
+	return err
 }
 
 // poison sends what no worker can read.

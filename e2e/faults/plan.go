@@ -128,6 +128,7 @@ var kinds = []kind{
 		f.target, f.number = pick(r, daemonNames[:2]), r.IntN(2*clockMaxSeconds)-clockMaxSeconds
 		f.detail = fmt.Sprintf("%+d s", f.number)
 	}},
+	{"blackout", 1, func(r *rand.Rand, f *fault) { f.target, f.number = everything, r.IntN(enginesOfASite) }},
 	{"poison", 1, func(r *rand.Rand, f *fault) { f.target, f.number = "topic", r.IntN(topicQueues) }},
 	{"resend", 2, func(r *rand.Rand, f *fault) { f.target, f.number = "topic", r.IntN(topicQueues) }},
 	{"restock", 1, func(r *rand.Rand, f *fault) {
@@ -241,9 +242,15 @@ func plan(seed uint64, only []string) ([]*fault, error) {
 	return faults, nil
 }
 
+// everything is the target of a fault that leaves no process alone.
+const everything = "everything"
+
 // clashes reports whether two faults would meddle with one another: the same process,
 // or two with Redis, which is made to bear the loss of one node of a shard, not of both.
 func (f *fault) clashes(other *fault) bool {
+	if f.target == everything || other.target == everything {
+		return true
+	}
 	if f.at > other.at+other.lasts+settleBetween || other.at > f.at+f.lasts+settleBetween {
 		return false
 	}

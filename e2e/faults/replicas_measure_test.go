@@ -104,7 +104,7 @@ func TestMeasureReplicas(t *testing.T) {
 		}
 	}
 	for i, s := range replicaSettings {
-		for _, name := range []string{"accepted", "accepted P50", "accepted P99"} {
+		for _, name := range []string{"accepted", "202 P50", "202 P99"} {
 			values := figures[i][name]
 			require.Len(t, values, replicaRuns, "%s: %v", name, figures[i])
 			slices.Sort(values)

@@ -29,6 +29,13 @@ const (
 	AfterRepair  Point = "after-repair"  // reconciler: differences are repaired, not reported
 )
 
+// All lists them.
+var All = []Point{
+	AfterReserve, AfterHalf, AfterConfirm, BeforeCommit, AfterCommit,
+	AfterApply, AfterSettle,
+	AfterStep, AfterEpoch, AfterOrders, AfterBus, AfterHelp, AfterRepair,
+}
+
 // EnvDir names the directory of a process's failpoints.
 const EnvDir = "FLASHGATE_FAILPOINTS"
 
