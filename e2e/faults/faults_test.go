@@ -30,6 +30,10 @@ const (
 // broker's link is half open, and poison is sent.
 var fixedSeeds = []uint64{16, 84}
 
+// maxBreachesShown is how many breaches of a round are printed: what breaks one thing
+// often breaks hundreds. The file of evidence has them all.
+const maxBreachesShown = 20
+
 // TestE2EFaults plays rounds: shoppers buy while things go wrong, and no invariant may
 // be broken when all has come to rest.
 func TestE2EFaults(t *testing.T) {
@@ -46,7 +50,11 @@ func TestE2EFaults(t *testing.T) {
 		t.Logf("%s", result.Line(i+1))
 		require.NoError(t, err, "seed %d", seed)
 		tally.Add(result)
-		for _, b := range result.Breaches {
+		for n, b := range result.Breaches {
+			if n == maxBreachesShown {
+				t.Errorf("and %d more", len(result.Breaches)-n)
+				break
+			}
 			t.Errorf("seed %d, round %d: %s", seed, i+1, b)
 		}
 		if t.Failed() {

@@ -48,6 +48,7 @@ var faultPorts = []Ports{
 	{Redis: 7201, Namesrv: 18876, Broker: 21911, MariaDB: 22306, MySQL: 22307},
 	{Redis: 7301, Namesrv: 18886, Broker: 21921, MariaDB: 22316, MySQL: 22317},
 	{Redis: 7401, Namesrv: 18896, Broker: 21931, MariaDB: 22326, MySQL: 22327},
+	{Redis: 7501, Namesrv: 18906, Broker: 21941, MariaDB: 22336, MySQL: 22337},
 }
 
 // Options say what to run and where.

@@ -22,7 +22,7 @@ const (
 	jarsTimeoutSeconds = 600
 	// rocketmqReadyTimeoutSeconds is for two JVMs on a machine busy with builds;
 	// alone they take 5 s.
-	rocketmqReadyTimeoutSeconds = 120
+	rocketmqReadyTimeoutSeconds = 240
 	// checkBackSeconds is longer than any purchase takes, so that the broker asks only
 	// about what was left undecided.
 	checkBackSeconds = 6
