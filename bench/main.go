@@ -115,7 +115,7 @@ Tokens are signed here if FLASHGATE_JWT_SECRET is set, else made by
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(stormCommand(), acceptCommand(), helloCommand(), compareCommand(), reconcileCommand(), lagCommand())
+	root.AddCommand(stormCommand(), acceptCommand(), helloCommand(), compareCommand(), reconcileCommand(), lagCommand(), rebuildCommand())
 	return root
 }
 
@@ -258,6 +258,39 @@ persist them itself, but must find nothing.`,
 	f.DurationVar(&l.lag, "lag", time.Minute, "how long the workers stand still")
 	f.DurationVar(&l.watermark, "watermark", 5*time.Second, "of the reconciles: younger orders are not compared")
 	f.IntVar(&l.runs, "runs", 10, "reconciles that there must be at least; more follow the end of the sale if need be")
+	o.loadFlags(cmd)
+	o.systemFlags(cmd, startDaemons)
+	return cmd
+}
+
+func rebuildCommand() *cobra.Command {
+	o, rb := &options{}, &rebuild{}
+	cmd := &cobra.Command{
+		Use:   "rebuild",
+		Short: "How long a sale that Redis has lost takes to sell again, and that nothing is lost",
+		Long: `Sells --orders of a sale, then goes on at --rate purchases a second, empties the Redis
+master that owns the sale (FLUSHALL, so for a cluster of tests), and goes on. Whoever was
+answered 503 asks again with the same key, as a shopper would. Every order that was
+promised, before or after, must be in the ledger and shown to its owner.`,
+		Example: "  bench rebuild --flushall 127.0.0.1:7001 --orders 100000",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.start == startEmbedded {
+				return errors.New("rebuild empties a Redis master: --start daemons or none")
+			}
+			if err := rb.check(); err != nil {
+				return err
+			}
+			rb.probes = max(o.gatewayCount, len(o.gateways))
+			return o.scenario(cmd, rb.shoppers(), rb.run)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&rb.redis, "flushall", "", "a node of the Redis Cluster; its master that owns the sale is emptied, with all that it holds")
+	f.IntVar(&rb.orders, "orders", 100_000, "orders that the sale has when it is lost")
+	f.Float64Var(&rb.rate, "rate", 500, "purchases a second while it is lost")
+	f.DurationVar(&rb.window, "window", 5*time.Second, "how long to sell at --rate before it is lost, and after it sells again")
+	f.DurationVar(&rb.longest, "longest", 2*time.Minute, "how long it may take to sell again")
 	o.loadFlags(cmd)
 	o.systemFlags(cmd, startDaemons)
 	return cmd

@@ -192,23 +192,33 @@ func (s *system) purchases(saleID string, shoppers []shopper, connections int, r
 // allPlaced checks that everyone who asked was told yes, and returns their orders. It
 // cuts off what the end of a load left unsent.
 func allPlaced(rep *report, rec *recording, shoppers []shopper) ([]placed, error) {
-	sent := len(rec.answers)
-	for sent > 0 && rec.answers[sent-1].kind == kindNotSent {
-		sent--
-	}
-	rec.answers = rec.answers[:sent]
+	rec.cutUnsent()
 	rep.Breaches = append(rep.Breaches, checkAccept(rec.answers, rec.kinds, rec.stopped)...)
 	if len(rep.Breaches) > 0 {
 		rep.answered(rec)
 		return nil, errBroken
 	}
-	orders := make([]placed, 0, sent)
-	for i := range rec.answers {
-		if a := &rec.answers[i]; a.order != 0 {
+	return ordersOf(rec.answers, shoppers), nil
+}
+
+// cutUnsent drops the answers to what was not sent, which are the last.
+func (rec *recording) cutUnsent() {
+	sent := len(rec.answers)
+	for sent > 0 && rec.answers[sent-1].kind == kindNotSent {
+		sent--
+	}
+	rec.answers = rec.answers[:sent]
+}
+
+// ordersOf are the orders of the shoppers' answers.
+func ordersOf(answers []answer, shoppers []shopper) []placed {
+	orders := make([]placed, 0, len(answers))
+	for i := range answers {
+		if a := &answers[i]; a.order != 0 {
 			orders = append(orders, placed{a.order, &shoppers[i]})
 		}
 	}
-	return orders, nil
+	return orders
 }
 
 // newest are the last of the orders.

@@ -21,12 +21,10 @@ import (
 )
 
 const (
-	commandTimeoutSeconds = 120 // for one flashgate command; the slowest is an audit of a large sale
+	commandTimeoutSeconds = 600 // for one flashgate command; the slowest is a reconcile of a large sale
 	openTimeoutSeconds    = 30  // for a sale to be loaded and open at every gateway; 1 s is promised
 	stockTimeoutSeconds   = 2   // for stock_left after the last order; 200 ms is promised
 	pollMillis            = 20  // between two looks at what is waited for
-
-	rusageUnitBytes = 1 << 10 // Linux counts a process's resident memory in KiB
 
 	tokenTTL     = time.Hour // longer than any run
 	saleDuration = 24 * time.Hour
@@ -80,13 +78,20 @@ func (s *system) measured(ctx context.Context, args ...string) ([]byte, usage, e
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()
-	err := cmd.Run()
-	used := usage{took: time.Since(began)}
+	var used usage
+	err := cmd.Start()
+	if err == nil {
+		watched := make(chan struct{})
+		go func() { // and not ru_maxrss, which begins with this process's own
+			defer close(watched)
+			used.peakBytes = watchPeak(cmd.Process.Pid)
+		}()
+		err = cmd.Wait()
+		<-watched
+	}
+	used.took = time.Since(began)
 	if state := cmd.ProcessState; state != nil {
 		used.cpu = state.UserTime() + state.SystemTime()
-		if of, ok := state.SysUsage().(*syscall.Rusage); ok {
-			used.peakBytes = of.Maxrss * rusageUnitBytes
-		}
 	}
 	if err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
@@ -95,6 +100,24 @@ func (s *system) measured(ctx context.Context, args ...string) ([]byte, usage, e
 		return stdout.Bytes(), used, fmt.Errorf("flashgate %s: %w\n%s", strings.Join(args, " "), err, tail(stderr.Bytes()))
 	}
 	return stdout.Bytes(), used, nil
+}
+
+// watchPeak returns the most memory that a process has had resident, in bytes, as Linux
+// showed it last; it returns when the process has ended.
+func watchPeak(pid int) (peak int64) {
+	ticker := time.NewTicker(pollMillis * time.Millisecond)
+	defer ticker.Stop()
+	for ; ; <-ticker.C {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		_, line, found := strings.Cut(string(status), "\nVmHWM:")
+		if err != nil || !found { // ended: no memory is left to tell of
+			return peak
+		}
+		var kib int64
+		if _, err := fmt.Sscan(line, &kib); err == nil {
+			peak = kib << 10
+		}
+	}
 }
 
 // newSaleID is a sale's id that no other run has.

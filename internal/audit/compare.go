@@ -14,11 +14,11 @@ import (
 
 // Sizes of the slices in which the ledger is read, and what bounds a comparison.
 const (
-	sliceOrders = 1000
-	sliceUsers  = 2000
+	sliceOrders = 500
+	sliceUsers  = 500
 	sliceTasks  = 1000
 	// paceBurst is the largest slice that anything is read in.
-	paceBurst = 5000
+	paceBurst = 1000
 	// maxRemembered bounds the findings that are told apart from a second sight of the
 	// same: a scan of Redis may show a record twice.
 	maxRemembered = 100_000
