@@ -101,7 +101,7 @@ func TestMeasureBrokerOutage(t *testing.T) {
 	}
 	started := time.Now()
 	require.NoError(t, broker.Start())
-	require.NoError(t, await(ctx, readyTimeoutSeconds*time.Second, func(ctx context.Context) error {
+	require.NoError(t, await(ctx, 2*healSeconds*time.Second, func(ctx context.Context) error {
 		_, err := site.rig.Backlog(ctx, topic, consumerGroup, topicQueues)
 		return err
 	}))

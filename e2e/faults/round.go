@@ -22,9 +22,9 @@ const (
 	scarceUnits      = 40  // and up to twice as many: sold out while faults go on
 	ampleUnits       = 150 // and up to twice as many
 	maxUserLimit     = 3
-	openSeconds      = 30 // for a sale to be open at every gateway
-	healSeconds      = 120
-	restSeconds      = 90
+	openSeconds      = 30  // for a sale to be open at every gateway
+	healSeconds      = 240 // a broker on a machine that builds and tests beside it takes two minutes to start
+	restSeconds      = 120
 	lookersAtOnce    = 8 // for the last look at every order
 )
 
