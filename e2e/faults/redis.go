@@ -111,7 +111,8 @@ func (s *Site) nodes(ctx context.Context) ([]node, error) {
 			continue
 		}
 		var all []node
-		for line := range strings.Lines(text) {
+		// The client leaves what kind of text it is in front of it.
+		for line := range strings.Lines(strings.TrimPrefix(text, "txt:")) {
 			// id address@bus flags master ping pong epoch state slot…
 			fields := strings.Fields(line)
 			if len(fields) < 8 {
