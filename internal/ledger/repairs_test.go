@@ -38,7 +38,7 @@ func TestRepairsAreFenced(t *testing.T) {
 				return err
 			},
 			"limit": func(f Fence) error {
-				_, _, err := r.CancelOverLimit(ctx, f, id, "u", 1, Repair{Kind: "LIMIT_EXCEEDED"})
+				_, err := r.CancelOverLimit(ctx, f, id, 1, map[string]Repair{"u": {Kind: "LIMIT_EXCEEDED"}})
 				return err
 			},
 			"lost orders": func(f Fence) error {
@@ -126,9 +126,11 @@ func TestCancelOverLimit(t *testing.T) {
 		r.apply(t, batch(first, second, third), batch(order(id, "v", "", 5)))
 		f := r.fence(t, "reconcile/"+id)
 		cancel := func(limit int) ([]sale.Order, int64) {
-			cancelled, over, err := r.CancelOverLimit(ctx, f, id, "u", limit, Repair{Kind: "LIMIT_EXCEEDED"})
+			done, err := r.CancelOverLimit(ctx, f, id, limit, map[string]Repair{"u": {Kind: "LIMIT_EXCEEDED"}, "nobody": {}})
 			require.NoError(t, err)
-			return cancelled, over
+			require.Len(t, done, 2)
+			require.Zero(t, done["nobody"])
+			return done["u"].Cancelled, done["u"].Left
 		}
 		cancelled, over := cancel(5)
 		require.Empty(t, cancelled)

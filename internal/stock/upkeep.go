@@ -25,9 +25,10 @@ const (
 
 // Adjust moves the total to that of version; at or past it, it changes nothing
 // (true: Redis is at version or past it). A cut that free stock does not cover is
-// refused with false.
+// refused with false. Idempotent; replicated, or a failover would sell the units of a
+// cut that the ledger has taken since.
 func (s *Store) Adjust(ctx context.Context, saleID string, total, version int64) (bool, error) {
-	code, err := s.runCode(ctx, s.opts.CallTimeout, adjustScript, saleID, formatInt(total), formatInt(version))
+	code, err := s.runReplicated(ctx, adjustScript, saleID, formatInt(total), formatInt(version))
 	return code == 1, err
 }
 
