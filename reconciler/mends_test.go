@@ -203,3 +203,19 @@ func TestALongRepairKeepsItsLease(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ledger.Inventory{SaleID: sl.ID, Total: 10, Available: 10, Version: inv.Version}, inv)
 }
+
+// TestTheFuseSeesWholeOrders: of a user above the limit by one unit, an order of five may
+// have to go.
+func TestTheFuseSeesWholeOrders(t *testing.T) {
+	s := storetest.Embedded(t)
+	sl := s.LoadedSale(1000, 5)
+	b := s.Batch(sl, old, "a")
+	b.Orders[0].Quantity, b.Orders[0].AmountCents = 5, 5*sl.PriceCents
+	s.Sell(sl, b)
+	s.Exec("UPDATE sales SET per_user_limit = 4 WHERE id = ?", sl.ID)
+	report, err := newReconciler(s, func(o *Options) { o.FuseUnits, o.FusePercent = 4, 0.001 }).Reconcile(t.Context(), Query{SaleID: sl.ID})
+	require.NoError(t, err)
+	kind := kindOf(&report.Sales[0], audit.LimitExceeded)
+	require.Equal(t, int64(1), kind.Left, "%+v", report.Sales[0])
+	require.Zero(t, kind.Repaired)
+}

@@ -58,7 +58,7 @@ func (rb *Rebuild) Run(ctx context.Context, sys *system.System, o *system.Option
 	if err != nil {
 		return nil, err
 	}
-	orders, err := allPlaced(rep, first, shoppers)
+	orders, _, err := placedInTheEnd(ctx, sys, rep, first, shoppers)
 	if err != nil {
 		return rep, err
 	}

@@ -109,7 +109,7 @@ func (rl *ReconcileLoad) Run(ctx context.Context, sys *system.System, o *system.
 	if err != nil {
 		return nil, err
 	}
-	orders, err := allPlaced(rep, first, shoppers)
+	orders, _, err := placedInTheEnd(ctx, sys, rep, first, shoppers)
 	if err != nil {
 		return rep, err
 	}

@@ -12,7 +12,7 @@ import (
 
 func drawWave(t *rapid.T) Wave {
 	w := Wave{
-		Peak: float64(rapid.IntRange(100, 20_000).Draw(t, "peak")),
+		Peak: float64(rapid.IntRange(100, 5_000).Draw(t, "peak")),
 		Lead: time.Duration(rapid.IntRange(100, 3_000).Draw(t, "lead")) * time.Millisecond,
 		Half: time.Duration(rapid.IntRange(100, 3_000).Draw(t, "half")) * time.Millisecond,
 		Tail: time.Duration(rapid.IntRange(0, 5_000).Draw(t, "tail")) * time.Millisecond,

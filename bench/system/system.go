@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"time"
 
 	"flashgate/bench/load"
+	"flashgate/bench/usage"
 )
 
 const (
@@ -82,9 +82,9 @@ func (s *System) Measured(ctx context.Context, args ...string) ([]byte, Usage, e
 	err := cmd.Start()
 	if err == nil {
 		watched := make(chan struct{})
-		go func() { // and not ru_maxrss, which begins with this process's own
+		go func() {
 			defer close(watched)
-			used.PeakBytes = watchPeak(cmd.Process.Pid)
+			used.PeakBytes = usage.Peak(cmd.Process.Pid)
 		}()
 		err = cmd.Wait()
 		<-watched
@@ -100,24 +100,6 @@ func (s *System) Measured(ctx context.Context, args ...string) ([]byte, Usage, e
 		return stdout.Bytes(), used, fmt.Errorf("flashgate %s: %w\n%s", strings.Join(args, " "), err, tail(stderr.Bytes()))
 	}
 	return stdout.Bytes(), used, nil
-}
-
-// watchPeak returns the most memory that a process has had resident, in bytes, as Linux
-// showed it last; it returns when the process has ended.
-func watchPeak(pid int) (peak int64) {
-	ticker := time.NewTicker(pollMillis * time.Millisecond)
-	defer ticker.Stop()
-	for ; ; <-ticker.C {
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		_, line, found := strings.Cut(string(status), "\nVmHWM:")
-		if err != nil || !found { // ended: no memory is left to tell of
-			return peak
-		}
-		var kib int64
-		if _, err := fmt.Sscan(line, &kib); err == nil {
-			peak = kib << 10
-		}
-	}
 }
 
 // get reads one JSON resource; an answer other than 200 is an error.

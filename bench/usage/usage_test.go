@@ -2,6 +2,7 @@ package usage
 
 import (
 	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -63,4 +64,21 @@ func TestEnginesAreToldByTheirProgram(t *testing.T) {
 			require.Equal(t, want, engineOf(line), "%q", line)
 		}
 	}
+}
+
+func TestThePeakOfAProcess(t *testing.T) {
+	cmd := exec.Command("cat") // until its input ends
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	peak := make(chan int64, 1)
+	go func() { peak <- Peak(cmd.Process.Pid) }()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		if _, bytes := taken(cmd.Process.Pid); bytes > 0 {
+			break
+		}
+	}
+	require.NoError(t, in.Close())
+	require.NoError(t, cmd.Wait())
+	require.Less(t, <-peak, int64(100<<20), "a little program's, and not this one's")
 }

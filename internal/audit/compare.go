@@ -152,7 +152,9 @@ func (c *comparison) users(ctx context.Context) error {
 		for i := range users {
 			u := &users[i]
 			if over := u.Units - int64(c.sale.PerUserLimit); over > 0 {
-				err := c.found(Finding{Kind: LimitExceeded, UserID: u.UserID, Units: over,
+				// Whole orders are cancelled until the rest is within the limit: the last of
+				// them may be most of its units over it.
+				err := c.found(Finding{Kind: LimitExceeded, UserID: u.UserID, Units: min(u.Units, over+u.Largest-1),
 					Detail: fmt.Sprintf("%d active units, the limit is %d", u.Units, c.sale.PerUserLimit)})
 				if err != nil {
 					return err

@@ -218,7 +218,7 @@ func TestEachUser(t *testing.T) {
 		r.apply(t, batch(order(id, "a", "1", 2), order(id, "a", "2", 1)), batch(order(id, "b", "1", 1)), batch(order(id, "c", "1", 4)), batch(order(id, "d", "1", 1)))
 		r.exec(t, "UPDATE orders SET status = 'CANCELLED' WHERE sale_id = ? AND user_id = 'b'", id)
 		r.exec(t, "UPDATE orders SET request_key = '1' WHERE sale_id = ? AND user_id = 'a'", id)
-		want := []UserUnits{{"a", 3, 2, 1}, {"c", 4, 1, 1}, {"d", 1, 1, 1}}
+		want := []UserUnits{{"a", 3, 2, 2, 1}, {"c", 4, 4, 1, 1}, {"d", 1, 1, 1, 1}}
 		for size := 1; size < 5; size++ {
 			var got []UserUnits
 			require.NoError(t, r.EachUser(t.Context(), id, size, func(users []UserUnits) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing/synctest"
 	"time"
 
@@ -19,6 +20,9 @@ import (
 type history struct {
 	x      *explorer
 	actors []*actor
+	// baton orders what actors that time has woken do after what the history did before:
+	// the race detector sees no such order in the time of a bubble.
+	baton  sync.Mutex
 	faults int  // that may still happen
 	over   bool // nothing is chosen any more: whoever is left ends
 	trace  []string
@@ -73,10 +77,15 @@ type option struct {
 // pause stops an actor before a step until one of its options has been chosen and done.
 // false: the history is over.
 func (a *actor) pause(step string, options func() []option) bool {
-	if a.h.over {
+	a.h.baton.Lock()
+	over := a.h.over
+	if !over {
+		a.step, a.options = step, options
+	}
+	a.h.baton.Unlock()
+	if over {
 		return false
 	}
-	a.step, a.options = step, options
 	<-a.resume
 	return !a.h.over
 }
@@ -87,7 +96,9 @@ func (h *history) start(name string, run func(a *actor)) {
 	h.actors = append(h.actors, a)
 	go func() {
 		run(a)
+		h.baton.Lock()
 		a.ended = true
+		h.baton.Unlock()
 	}()
 }
 
@@ -128,6 +139,8 @@ func (h *history) choices() []choice {
 // sleep lets time pass until somebody waits before a step, or has ended.
 func (h *history) sleep() {
 	waiting := func() (n int) {
+		h.baton.Lock()
+		defer h.baton.Unlock()
 		for _, a := range h.actors {
 			if a.options != nil || a.ended {
 				n++
@@ -161,14 +174,21 @@ func (h *history) take(c choice) {
 
 // finish ends every actor that is left.
 func (h *history) finish() {
+	h.baton.Lock()
 	h.over = true
+	h.baton.Unlock()
 	for _, a := range h.actors {
 		if a.options != nil {
 			a.options = nil
 			a.resume <- struct{}{}
 		}
 	}
-	for slices.ContainsFunc(h.actors, func(a *actor) bool { return !a.ended }) {
+	running := func() bool {
+		h.baton.Lock()
+		defer h.baton.Unlock()
+		return slices.ContainsFunc(h.actors, func(a *actor) bool { return !a.ended })
+	}
+	for running() {
 		<-time.After(time.Millisecond) // of the bubble's time
 		synctest.Wait()
 	}

@@ -154,9 +154,8 @@ func (w *world) levelTotal(t *task) {
 			w.takeBackCut(t, inv, snap.version)
 		}
 	case snap.total != inv.total:
-		total, version := max(snap.total, inv.total), inv.version+1
-		if t.setTotal(total, version) == nil {
-			_, _ = s.adjust(total, version)
+		if version := inv.version + 1; t.setTotal(inv.total, version) == nil {
+			_, _ = s.adjust(inv.total, version)
 		}
 	}
 }

@@ -14,13 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is played when nothing is asked for: 10 s on two cores.
-const (
-	histories = 20_000
-	// plantedHistories is within how many a planted bug is found: most take a few dozen, the
-	// rarest some thousands.
-	plantedHistories = 20_000
-)
+// plantedHistories is within how many a planted bug is found: most take a few dozen, the
+// rarest some thousands.
+const plantedHistories = 20_000
 
 // A history leaves much garbage, and none of it for long.
 func TestMain(m *testing.M) {
