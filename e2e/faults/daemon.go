@@ -21,8 +21,8 @@ import (
 // Bounds of a daemon's start and stop; binaries are built with -race, on a machine that
 // may be busy with other tests.
 const (
-	readyTimeoutSeconds = 60
-	stopTimeoutSeconds  = 40
+	readyTimeoutSeconds = 240
+	stopTimeoutSeconds  = 120
 )
 
 // daemon is one flashgate process, started again on the same addresses however often it

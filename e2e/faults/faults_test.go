@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -129,6 +128,6 @@ func start(t *testing.T, o Options) *Site {
 type testLog struct{ t *testing.T }
 
 func (l testLog) Write(p []byte) (int, error) {
-	l.t.Log(strings.TrimRight(fmt.Sprintf("%s", p), "\n"))
+	l.t.Log(strings.TrimRight(string(p), "\n"))
 	return len(p), nil
 }

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,13 +23,18 @@ const (
 	sigContinue = syscall.SIGCONT
 
 	// restartSeconds bounds the restart of an engine or an orderly one of a daemon.
-	restartSeconds = 60
+	restartSeconds = 180
 )
 
 // inject lets a fault happen and heals it when its time is over, or ctx ends. What it
 // notes goes to the round's timeline.
 func (s *Site) inject(ctx context.Context, r *round, f *fault) error {
-	target, err := s.resolve(ctx, r, strings.TrimPrefix(f.target, "link "))
+	// While nodes vote on a master, nobody is one.
+	var target string
+	err := await(ctx, restartSeconds*time.Second, func(ctx context.Context) (err error) {
+		target, err = s.resolve(ctx, r, strings.TrimPrefix(f.target, "link "))
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -288,23 +294,18 @@ func (s *Site) anyBatch(ctx context.Context, r *round) ([]byte, error) {
 		CreatedMS   int64  `json:"created_ms"`
 	}
 	for _, o := range r.offers {
-		rows, err := s.db.QueryContext(ctx, `SELECT batch_id, id, user_id, request_key, quantity, amount_cents FROM orders
-			WHERE batch_id = (SELECT MIN(batch_id) FROM orders WHERE sale_id = ?) ORDER BY id`, o.id)
-		if err != nil {
-			return nil, err
-		}
 		var batch int64
 		var orders []order
-		for rows.Next() {
+		err := s.rows(ctx, func(r *sql.Rows) error {
 			var id int64
 			var e order
-			if err := rows.Scan(&batch, &id, &e.UserID, &e.RequestKey, &e.Quantity, &e.AmountCents); err != nil {
-				return nil, errors.Join(err, rows.Close())
-			}
+			err := r.Scan(&batch, &id, &e.UserID, &e.RequestKey, &e.Quantity, &e.AmountCents)
 			e.OrderID, e.CreatedMS = strconv.FormatInt(id, 10), id>>22+1_735_689_600_000
 			orders = append(orders, e)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return err
+		}, `SELECT batch_id, id, user_id, request_key, quantity, amount_cents FROM orders
+			WHERE batch_id = (SELECT MIN(batch_id) FROM orders WHERE sale_id = ?) ORDER BY id`, o.id)
+		if err != nil {
 			return nil, err
 		}
 		if len(orders) > 0 {

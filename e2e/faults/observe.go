@@ -63,7 +63,7 @@ func (s *Site) view(ctx context.Context, sale string) (l ledgerView, r redisView
 		return l, r, fmt.Errorf("ledger: %w", err)
 	}
 	if r, err = s.redisView(ctx, sale); err != nil {
-		return l, r, fmt.Errorf("Redis: %w", err)
+		return l, r, fmt.Errorf("redis: %w", err)
 	}
 	return l, r, nil
 }
@@ -113,10 +113,13 @@ func (s *Site) rows(ctx context.Context, each func(*sql.Rows) error, query strin
 	if err != nil {
 		return err
 	}
-	for err == nil && rows.Next() {
-		err = each(rows)
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		if err := each(rows); err != nil {
+			return err
+		}
 	}
-	return errors.Join(err, rows.Err(), rows.Close())
+	return rows.Err()
 }
 
 // mended adds what the reconciler repaired and helped with in a sale, by kind.

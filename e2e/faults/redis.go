@@ -183,8 +183,16 @@ func (s *Site) owner(ctx context.Context, sale string) (int, error) {
 	return 0, fmt.Errorf("no master has slot %d of sale %s: %+v", slot, sale, all)
 }
 
-// replicaOf is the process of a master's replica.
-func (s *Site) replicaOf(ctx context.Context, master string) (*rig.Process, error) {
+// replicaOf is the process of a master's replica, which may have to join it first.
+func (s *Site) replicaOf(ctx context.Context, master string) (p *rig.Process, err error) {
+	err = await(ctx, restartSeconds*time.Second, func(ctx context.Context) error {
+		p, err = s.findReplica(ctx, master)
+		return err
+	})
+	return p, err
+}
+
+func (s *Site) findReplica(ctx context.Context, master string) (*rig.Process, error) {
 	all, err := s.nodes(ctx)
 	if err != nil {
 		return nil, err

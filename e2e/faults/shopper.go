@@ -25,7 +25,7 @@ const (
 	retryMaxMillis       = 2_000 // up to this
 	lookMillis           = 600   // between two looks at an order, and up to twice as much
 	loadMillis           = 10_000
-	resolveSeconds       = 60 // after all is healed, for every key to have a definite answer
+	resolveSeconds       = 180 // after all is healed, for every key to have a definite answer
 	stormMillis          = 500
 	stormOf              = 3 // one shopper of so many comes at the very start
 )
@@ -143,7 +143,7 @@ func (p *shopper) shop(open, ctx context.Context) []want {
 // get buys: it asks until the answer is definite, with one key, as clients should.
 // Some ask twice at once, and some hang up early.
 func (p *shopper) get(open, ctx context.Context, w want) (order string, decided bool) {
-	seen, wait := unknown, retryMillis
+	wait := retryMillis
 	for ctx.Err() == nil {
 		timeout := requestTimeoutMillis * time.Millisecond
 		if open.Err() == nil && p.random.IntN(12) == 0 {
@@ -156,7 +156,8 @@ func (p *shopper) get(open, ctx context.Context, w want) (order string, decided 
 		}
 		a := p.post(ctx, w, buy, w.quantity, gateway, timeout)
 		twin.Wait()
-		switch seen = a.outcome(); {
+		seen := a.outcome()
+		switch {
 		case seen == accepted:
 			return a.got.OrderID, true
 		case seen == refused && (a.status == 409 || a.status == 422):

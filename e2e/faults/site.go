@@ -174,7 +174,7 @@ func (s *Site) engines(ctx context.Context) (err error) {
 		Dir:   s.home,
 		Cache: filepath.Join(s.o.Root, ".run", "cache"),
 		POM:   filepath.Join(s.o.Root, "deploy", "local", "rocketmq", "pom.xml"),
-		Ports: s.ports, Front: front, CheckBackSeconds: checkBackSeconds, Fresh: true, Log: s.o.Log,
+		Ports: s.ports, Front: front, CheckBackSeconds: checkBackSeconds, QuickStart: true, Fresh: true, Log: s.o.Log,
 	})
 	if err != nil {
 		return err

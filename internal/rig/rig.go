@@ -64,6 +64,9 @@ type Options struct {
 	Front string `json:"front,omitempty"`
 	// CheckBackSeconds is the age at which the broker asks about a half message; 0 = 6.
 	CheckBackSeconds int `json:"check_back_seconds,omitempty"`
+	// QuickStart is for engines that are killed and started often: the broker starts on
+	// half the processor time, and serves less than it could.
+	QuickStart bool `json:"quick_start,omitempty"`
 	// Fresh stops what runs from Dir and begins with no data.
 	Fresh bool      `json:"-"`
 	Log   io.Writer `json:"-"` // progress lines; nil for none

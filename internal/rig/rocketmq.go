@@ -106,12 +106,15 @@ func newRocketMQ(options *Options, progress progress) (*rocketmq, error) {
 			},
 		}
 	}
-	r.namesrv = jvm("namesrv", namesrvPort,
-		// It does next to nothing: without the optimising compiler and the parallel
-		// collector it starts on half the processor time.
-		[]string{"-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"}, "org.apache.rocketmq.namesrv.NamesrvStartup")
-	r.broker = jvm("broker", brokerPort,
-		[]string{"-Xms512m", "-Xmx512m", "-XX:MaxDirectMemorySize=512m"}, "org.apache.rocketmq.broker.BrokerStartup")
+	// Without the optimising compiler and the parallel collector a server starts on half
+	// the processor time. The name server does next to nothing.
+	quick := []string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"}
+	r.namesrv = jvm("namesrv", namesrvPort, append([]string{"-Xmx256m"}, quick...), "org.apache.rocketmq.namesrv.NamesrvStartup")
+	brokerFlags := []string{"-Xms512m", "-Xmx512m", "-XX:MaxDirectMemorySize=512m"}
+	if options.QuickStart {
+		brokerFlags = append(brokerFlags, quick...)
+	}
+	r.broker = jvm("broker", brokerPort, brokerFlags, "org.apache.rocketmq.broker.BrokerStartup")
 	return r, nil
 }
 
