@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"flashgate/internal/bus"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 )
@@ -91,7 +92,9 @@ func (w *Worker) handle(ctx context.Context, deliveries []bus.Delivery) error {
 	persisted, err := w.persist(ctx, batches, sources)
 	// What is persisted is settled even if the rest was not: it will not come this
 	// way as new again.
+	failpoint.Hit(failpoint.AfterApply)
 	w.settle(ctx, persisted)
+	failpoint.Hit(failpoint.AfterSettle)
 	return err
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"flashgate/internal/bus"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
 )
@@ -314,6 +315,7 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 	if len(r.winners) == 0 {
 		return
 	}
+	failpoint.Hit(failpoint.AfterReserve)
 	limit := deadline(r.winners)
 	ended := false
 	end := func(code sale.Code) {
@@ -325,6 +327,7 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 	defer cancel()
 	local := func() bus.Decision {
 		p.metrics.step("half", began, nil)
+		failpoint.Hit(failpoint.AfterHalf)
 		state, err := p.confirm(ctx, &r.batch, limit)
 		switch {
 		case err != nil:
@@ -335,7 +338,9 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 			return bus.Rollback
 		default:
 			p.metrics.accepted.Add(float64(len(r.winners)))
+			failpoint.Hit(failpoint.AfterConfirm)
 			end("")
+			failpoint.Hit(failpoint.BeforeCommit)
 			return bus.Commit
 		}
 	}
@@ -346,6 +351,7 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 	} else {
 		err = guard(half, p.o.BusBreaker, send)
 	}
+	failpoint.Hit(failpoint.AfterCommit)
 	if err == nil || ended {
 		return
 	}
