@@ -57,7 +57,7 @@ names, as flashgate itself does.`,
 	group("whole", allCommand(), compareCommand(), scaleCommand())
 	group("scenario", helloCommand(), stormCommand(), acceptCommand(), duplicatesCommand(), mixedCommand(),
 		hotCommand(), manyCommand(), compareBatchCommand())
-	group("repair", reconcileCommand(), lagCommand(), rebuildCommand())
+	group("repair", reconcileCommand(), lagCommand(), driftCommand(), rebuildCommand())
 	group("tool", k6Command(), vegetaCommand(), targetsCommand())
 	root.AddCommand(helloServerCommand())
 	return root
