@@ -190,11 +190,11 @@ func limitsCommand() *cobra.Command {
 		Short: "What holding requests against limits leaves of a storm's throughput",
 		Long: `Runs storms by turns on the same processes, with every limit far out of reach and with
 every limit on, near and not reached; the limits are turned while the processes run. The
-near ones are 2.5 times the rate of a first storm: buckets of the gateway, the address,
-the user and the sale, Sentinel's flow, hotspot and system rules, a limit of all gateways
-together, a trusted proxy, and a thousand blocks of each kind. Then everyone meets the
-panic profile at once. Shows medians, their ratio, what was shed, and how fast those were
-answered who were let in.`,
+near ones are 2.5 times the rate of the fastest storm so far: buckets of the gateway, the
+address, the user and the sale, Sentinel's flow, hotspot and system rules, a limit of all
+gateways together, a trusted proxy, and a thousand blocks of each kind. Then everyone
+meets the panic profile at once. Shows medians, their ratio, what was shed, and how fast
+those were answered who were let in.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return prepared(o, cmd, li.Shoppers, func(p *load.Progress) error {
