@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"flashgate/internal/audit"
 	"flashgate/internal/ledger"
 	"flashgate/internal/stock"
 )
@@ -117,6 +118,13 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		}),
 		asked:   counters("flashgate_reconcile_requests_total", "Early reconciles that were asked for, by cause.", "cause"),
 		waiting: gauge("flashgate_reconcile_requests", "Sales with an early reconcile to come, at once or when the watermark has passed. The leader's."),
+	}
+	// From 0 on, or an alert on an increase misses the first.
+	m.failures.WithLabelValues("reconcile")
+	for _, kind := range append(audit.Kinds(), NotDone) {
+		for _, outcome := range []string{"repaired", "left", "helped"} {
+			m.found.WithLabelValues(string(kind), outcome)
+		}
 	}
 	for _, e := range equations {
 		m.breaches.WithLabelValues(string(e))
