@@ -204,7 +204,7 @@ func TestVersionsAgree(t *testing.T) {
 	// The broker of compose.yaml keeps half messages as the tested one does.
 	tested, here := settings(t, "../internal/rig/broker.conf.tmpl"), settings(t, "compose/broker.conf")
 	for _, key := range []string{
-		"brokerRole", "flushDiskType", "autoCreateTopicEnable", "transactionTimeOut", "transactionCheckInterval", "transactionCheckMax",
+		"brokerRole", "flushDiskType", "autoCreateTopicEnable", "transactionCheckMax",
 		"maxTransferCountOnMessageInMemory", "maxTransferBytesOnMessageInMemory",
 	} {
 		require.NotEmpty(t, tested[key], key)

@@ -51,14 +51,15 @@ func startProgram(t *testing.T) *running {
 		text := regexp.MustCompile(`(?m)^  total: \d+`).ReplaceAllString(read(t, "../configs/"+name), "  total: 10000")
 		require.NoError(t, os.WriteFile(filepath.Join(r.dir, "configs", name), []byte(text), 0o600))
 	}
-	var log bytes.Buffer
-	cmd := exec.Command(program, "--listen", addresses[0], "--operators-listen", addresses[1])
-	cmd.Dir, cmd.Stdout, cmd.Stderr = r.dir, &log, &log
+	var env []string
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "FLASHGATE_") { // secrets of whoever runs the tests are not the tests'
-			cmd.Env = append(cmd.Env, v)
+			env = append(env, v)
 		}
 	}
+	var log bytes.Buffer
+	cmd := exec.Command(program, "--listen", addresses[0], "--operators-listen", addresses[1])
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = r.dir, env, &log, &log
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended
@@ -72,7 +73,7 @@ func startProgram(t *testing.T) *running {
 	r.token = regexp.MustCompile(config.EnvAdminToken + `='([^']+)'`).FindStringSubmatch(secrets)[1]
 
 	cmd = exec.Command(program, "token", "--user", "u", "--config", "configs/embedded.yaml")
-	cmd.Dir = r.dir
+	cmd.Dir, cmd.Env = r.dir, env
 	user, err := cmd.Output()
 	require.NoError(t, err)
 	code, body := r.get(t, http.MethodPost, "http://"+addresses[0]+"/v1/sales/demo/purchases", strings.TrimSpace(string(user)))
