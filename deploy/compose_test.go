@@ -84,6 +84,10 @@ func TestComposeServices(t *testing.T) {
 		}
 		require.Positive(t, int64(s.MemLimit), "%s: memory", name)
 		require.Equal(t, []string{"ALL"}, s.CapDrop, name)
+		if name != "rocketmq-volume" { // which is there to chown
+			require.Empty(t, s.CapAdd, name)
+			require.NotContains(t, s.User, "0:0", name)
+		}
 		require.Contains(t, s.SecurityOpt, "no-new-privileges:true", name)
 		require.Equal(t, "10m", s.Logging.Options["max-size"], name)
 		oneOff := s.Restart != types.RestartPolicyUnlessStopped
