@@ -16,7 +16,7 @@ begun=
 for node in $nodes; do
   info=$(ask "$node" cluster info | tr -d '\r')
   case $info in *cluster_slots_assigned:16384*) known=yes ;; esac
-  case $info in *cluster_known_nodes:1[!0-9]*) ;; *) begun=yes ;; esac
+  case "$info " in *cluster_known_nodes:1[!0-9]*) ;; *) begun=yes ;; esac
 done
 if [ -z "$known" ]; then
   if [ -n "$begun" ]; then
