@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	startTimeout = 90 * time.Second
+	startTimeout = 4 * time.Minute // on a machine that is busy with everything else, too
 	pollEvery    = 50 * time.Millisecond
 )
 
