@@ -192,7 +192,7 @@ func (s *Site) failAt(ctx context.Context, r *round, f *fault) error {
 		if !d.disarm(f.point) {
 			r.note("%s: passed", f)
 			r.passed.Add(1)
-			if f.action == "kill" {
+			if strings.HasPrefix(f.action, failpoint.Kill) {
 				<-gone
 			}
 		}
