@@ -43,7 +43,7 @@ const (
 	longestMillis     = 5_000
 	failoverMillis    = 3_500 // a replica takes over after the cluster's 3 s
 	holdMaxMillis     = 6_000
-	tailMinMillis     = 200   // a replica that stood still for so long,
+	tailMinMillis     = 200   // a replica whose replication was cut for so long,
 	tailMillis        = 1_800 // and up to so much longer: below the cluster's 3 s
 	clockMaxSeconds   = 900
 	latencyMaxMillis  = 900
