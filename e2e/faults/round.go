@@ -356,7 +356,32 @@ func (s *Site) settled(ctx context.Context, o *offer) (ledgerView, redisView, er
 			err = fmt.Errorf("sale %s owes a settle of batch %s", o.id, batch)
 		}
 	}
+	if err == nil {
+		err = differs(&l, &v)
+	}
 	return l, v, err
+}
+
+// differs says what the two stores do not agree on. After a failover without a replica's
+// word they may not, until the sale is reconciled the second time, half a minute later.
+func differs(l *ledgerView, v *redisView) error {
+	held := make(map[string]bool)
+	for i := range v.records {
+		if c := &v.records[i]; c.held {
+			held[c.order] = true
+		}
+	}
+	for i := range l.orders {
+		o := &l.orders[i]
+		if o.active() != held[o.id] {
+			return fmt.Errorf("order %s is %s, and held in Redis: %t", o.id, o.status, held[o.id])
+		}
+		delete(held, o.id)
+	}
+	for id := range held {
+		return fmt.Errorf("order %s is held in Redis and not in the ledger", id)
+	}
+	return nil
 }
 
 // sellsAgain buys one unit of every sale, as a user who comes late: there is one, or it
