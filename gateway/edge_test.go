@@ -358,13 +358,19 @@ func (x *edge) raw(request []byte) string {
 
 // gates are limits that a test shuts.
 type gates struct {
-	address, user, gateway bool
+	address, user, gateway, sale bool
+	blocked                      bool
+	header                       string // what a proxy on the loopback says is believed
+	ticket                       bool
 }
 
 const gateRetry = 2500 * time.Millisecond
 
 func (l *gates) AllowAddress(_ limits.Class, ip netip.Addr) (time.Duration, string, bool) {
-	if l.address || !ip.IsLoopback() {
+	switch {
+	case l.blocked:
+		return 0, limits.BlockedAddress, false
+	case l.address, !ip.IsLoopback():
 		return gateRetry, "address", false
 	}
 	return 0, "", true
@@ -384,11 +390,31 @@ func (l *gates) Enter(limits.Class) (limits.Pass, time.Duration, string, bool) {
 	return limits.Pass{}, 0, "", true
 }
 
+func (l *gates) AllowSale(limits.Class, string) (time.Duration, string, bool) {
+	if l.sale {
+		return gateRetry, "sale", false
+	}
+	return 0, "", true
+}
+
+func (l *gates) ForwardedHeader(netip.Addr) string { return l.header }
+
+// Client takes the one address that is there.
+func (l *gates) Client(_ netip.Addr, values [][]byte) netip.Addr {
+	return netip.MustParseAddr(string(values[0]))
+}
+
+func (l *gates) TicketRules() (bool, time.Duration) { return l.ticket, 30 * time.Second }
+
 // open are limits that refuse nobody.
 type open struct{}
 
 func (*open) AllowAddress(limits.Class, netip.Addr) (time.Duration, string, bool) { return 0, "", true }
 func (*open) AllowUser(limits.Class, string) (time.Duration, string, bool)        { return 0, "", true }
+func (*open) AllowSale(limits.Class, string) (time.Duration, string, bool)        { return 0, "", true }
+func (*open) ForwardedHeader(netip.Addr) string                                   { return "" }
+func (*open) Client(peer netip.Addr, _ [][]byte) netip.Addr                       { return peer }
+func (*open) TicketRules() (bool, time.Duration)                                  { return false, 0 }
 func (*open) Enter(limits.Class) (limits.Pass, time.Duration, string, bool) {
 	return limits.Pass{}, 0, "", true
 }

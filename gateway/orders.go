@@ -77,6 +77,18 @@ func saleQuery(c *call) (string, refusal) {
 	return "", refuseWith(sale.CodeInvalid, "sale_id: want 1–64 of A–Z a–z 0–9 _ -")
 }
 
+// saleRead is saleQuery within the limits of the sale that is named, if there is one.
+func (g *Gateway) saleRead(c *call) (string, refusal) {
+	id, no := saleQuery(c)
+	if no.code != "" || id == "" {
+		return id, no
+	}
+	if l, _ := g.catalog.find([]byte(id)); l != nil {
+		no = g.allowSale(limits.Read, l)
+	}
+	return id, no
+}
+
 // reader lets a signed-in user read within his limits.
 func (g *Gateway) reader(c *call) refusal {
 	if no := g.authenticate(c); no.code != "" {
@@ -91,7 +103,7 @@ func (g *Gateway) order(c *call, rawID []byte) refusal {
 	if no := g.reader(c); no.code != "" {
 		return no
 	}
-	saleID, no := saleQuery(c)
+	saleID, no := g.saleRead(c)
 	if no.code != "" {
 		return no
 	}
@@ -162,7 +174,7 @@ func (g *Gateway) orders(c *call) refusal {
 	if no := g.reader(c); no.code != "" {
 		return no
 	}
-	saleID, no := saleQuery(c)
+	saleID, no := g.saleRead(c)
 	if no.code != "" {
 		return no
 	}

@@ -33,6 +33,9 @@ const retryAfterSeconds = 1
 var problems = index([]problem{
 	{code: sale.CodeInvalid, status: 400, title: "Invalid request", detail: "the request is malformed"},
 	{code: sale.CodeUnauthenticated, status: 401, title: "Not authenticated", detail: "a valid bearer token is needed"},
+	{code: sale.CodeBlocked, status: 403, title: "Blocked", detail: "an operator has blocked you; waiting does not help"},
+	{code: sale.CodeTicket, status: 403, title: "Ticket required", detail: "this sale wants a ticket: POST /v1/sales/{id}/ticket, and send it as Purchase-Ticket"},
+	{code: sale.CodeChallenge, status: 403, title: "Challenge failed", detail: "the proof was not accepted"},
 	{code: sale.CodeNotFound, status: 404, title: "Not found", detail: "there is nothing at this path"},
 	{code: sale.CodeSaleNotFound, status: 404, title: "Sale not found", detail: "there is no sale with this id"},
 	{code: sale.CodeOrderNotFound, status: 404, title: "Order not found", detail: "you have no order with this id"},
@@ -63,7 +66,7 @@ func index(table []problem) map[sale.Code]*problem {
 		if p.retry {
 			after = retryAfterSeconds * time.Second
 		}
-		p.plain = p.append(nil, "", after)
+		p.plain = p.append(nil, refusal{retryAfter: after})
 		m[p.code] = p
 	}
 	return m
@@ -84,12 +87,12 @@ func Problem(dst []byte, code sale.Code, detail string) (status int, body []byte
 	if detail == "" {
 		return p.status, append(dst, p.plain...)
 	}
-	return p.status, p.append(dst, detail, 0)
+	return p.status, p.append(dst, refusal{detail: detail})
 }
 
-func (p *problem) append(dst []byte, detail string, retryAfter time.Duration) []byte {
-	if detail == "" {
-		detail = p.detail
+func (p *problem) append(dst []byte, r refusal) []byte {
+	if r.detail == "" {
+		r.detail = p.detail
 	}
 	dst = append(dst, `{"type":"urn:flashgate:problem:`...)
 	dst = append(dst, p.code...)
@@ -100,10 +103,14 @@ func (p *problem) append(dst []byte, detail string, retryAfter time.Duration) []
 	dst = append(dst, `,"code":"`...)
 	dst = append(dst, p.code...)
 	dst = append(dst, `","detail":`...)
-	dst = appendJSONString(dst, detail)
-	if retryAfter > 0 {
+	dst = appendJSONString(dst, r.detail)
+	if r.limit != "" {
+		dst = append(dst, `,"limit":`...)
+		dst = appendJSONString(dst, r.limit)
+	}
+	if r.retryAfter > 0 {
 		dst = append(dst, `,"retry_after":`...)
-		dst = strconv.AppendInt(dst, wholeSeconds(retryAfter), 10)
+		dst = strconv.AppendInt(dst, wholeSeconds(r.retryAfter), 10)
 	}
 	return append(dst, '}')
 }
@@ -117,6 +124,7 @@ func wholeSeconds(d time.Duration) int64 {
 type refusal struct {
 	code       sale.Code
 	detail     string        // "" = the problem's own
+	limit      string        // of a 429: which
 	retryAfter time.Duration // 0 = the default of problems that carry one
 }
 
@@ -144,11 +152,11 @@ func (c *call) problem(r refusal) *problem {
 	if p.status == 401 {
 		response.Header.Set("WWW-Authenticate", `Bearer`)
 	}
-	if r.detail == "" && r.retryAfter <= retryAfterSeconds*time.Second {
+	if r.detail == "" && r.limit == "" && r.retryAfter <= retryAfterSeconds*time.Second {
 		response.SetBodyRaw(p.plain)
 		return p
 	}
-	c.buf = p.append(c.buf[:0], r.detail, r.retryAfter)
+	c.buf = p.append(c.buf[:0], r)
 	response.SetBody(c.buf)
 	return p
 }

@@ -1,7 +1,12 @@
 package gateway
 
 import (
+	"context"
+	"log/slog"
 	"strconv"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"flashgate/internal/limits"
 	"flashgate/internal/purchase"
@@ -32,6 +37,12 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 	if no := g.allowUser(c, limits.Purchase); no.code != "" {
 		return no
 	}
+	if no := g.checkTicket(c, l); no.code != "" {
+		return no
+	}
+	if no := g.allowSale(limits.Purchase, l); no.code != "" {
+		return no
+	}
 
 	requestKey := string(key) // the header is gone with the call, the order is not
 	if !g.canMakeIDs() {
@@ -45,6 +56,7 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		Quantity:    quantity,
 		AmountCents: int64(quantity) * l.sale.PriceCents,
 	}, c.began.Add(g.o.PurchaseTimeout))
+	request.Span = c.span
 	if !g.batcher.enqueue(&l.sale, request) {
 		request.Discard()
 		return refuse(sale.CodeUnavailable)
@@ -57,6 +69,7 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		return refuse(a.Code)
 	}
 	g.accepted(c, l, &a, requestKey)
+	g.noteOrder(c, l, &a)
 	return refusal{}
 }
 
@@ -73,6 +86,18 @@ func (g *Gateway) longOver(saleID, user, key string) purchase.Answer {
 		return purchase.Answer{Code: sale.CodeEnded}
 	default:
 		return purchase.Answer{Code: sale.CodeUnavailable}
+	}
+}
+
+// noteOrder tells the trace and, at debug level, the log which order a request became.
+func (g *Gateway) noteOrder(c *call, l *listing, a *purchase.Answer) {
+	ctx := context.Background()
+	if c.span != nil {
+		c.span.SetAttributes(attribute.String("flashgate.order_id", a.OrderID.String()), attribute.Bool("flashgate.replayed", a.Replayed))
+		ctx = trace.ContextWithSpan(ctx, c.span)
+	}
+	if g.o.Log.Enabled(ctx, slog.LevelDebug) {
+		g.o.Log.DebugContext(ctx, "purchase accepted", "order", a.OrderID, "sale", l.sale.ID, "replayed", a.Replayed)
 	}
 }
 

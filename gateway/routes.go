@@ -11,17 +11,18 @@ const (
 	routeSales           // GET  /v1/sales
 	routeSale            // GET  /v1/sales/{id}
 	routePurchases       // POST /v1/sales/{id}/purchases
+	routeTicket          // POST /v1/sales/{id}/ticket
 	routeOrders          // GET  /v1/orders
 	routeOrder           // GET  /v1/orders/{id}
 	routeCount
 )
 
 // routeNames are the values of the metrics' label route.
-var routeNames = [routeCount]string{"unknown", "sales", "sale", "purchases", "orders", "order"}
+var routeNames = [routeCount]string{"unknown", "sales", "sale", "purchases", "ticket", "orders", "order"}
 
 // allowed is the Allow header of each route.
 var allowed = [routeCount]string{
-	routeSales: "GET, HEAD", routeSale: "GET, HEAD", routePurchases: "POST",
+	routeSales: "GET, HEAD", routeSale: "GET, HEAD", routePurchases: "POST", routeTicket: "POST",
 	routeOrders: "GET, HEAD", routeOrder: "GET, HEAD",
 }
 
@@ -29,6 +30,7 @@ var (
 	pathSales     = []byte("/v1/sales")
 	pathOrders    = []byte("/v1/orders")
 	tailPurchases = []byte("/purchases")
+	tailTicket    = []byte("/ticket")
 )
 
 // parseRoute finds the route of a path, and the id in it: a part of path.
@@ -43,6 +45,8 @@ func parseRoute(path []byte) (r route, id []byte) {
 			return routeSale, id
 		case bytes.Equal(tail, tailPurchases):
 			return routePurchases, id
+		case bytes.Equal(tail, tailTicket):
+			return routeTicket, id
 		}
 		return routeUnknown, nil
 	}
@@ -71,7 +75,7 @@ func cutID(rest []byte) (id, tail []byte, ok bool) {
 
 // allows reports whether a route takes a method. HEAD is GET without the body.
 func (r route) allows(method []byte) bool {
-	if r == routePurchases {
+	if r == routePurchases || r == routeTicket {
 		return string(method) == "POST"
 	}
 	return string(method) == "GET" || string(method) == "HEAD"

@@ -5,6 +5,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"flashgate/internal/limits"
 	"flashgate/internal/sale"
 )
 
@@ -42,6 +43,9 @@ func (g *Gateway) sales(c *call) refusal {
 func (g *Gateway) sale(c *call, id []byte) refusal {
 	l, no := g.published(id)
 	if no.code != "" {
+		return no
+	}
+	if no := g.allowSale(limits.Read, l); no.code != "" {
 		return no
 	}
 	c.buf = l.append(c.buf[:0], g.o.Now())

@@ -1,9 +1,10 @@
 // Package gateway is the HTTP edge: it turns shoppers' requests into purchase
 // requests, queues them by sale, and answers with what the protocol decided.
 //
-// A request passes, in this order: its route, the limits by address, its token, the
-// sale, its body, the limits by user, and only then the sale's queue. Whatever is
-// refused before the queue has reserved nothing.
+// A request passes, in this order: its route, the limits by address and of the whole
+// gateway, its token, the sale, its body, the limits by user, its ticket, the limits of
+// the sale, and only then the sale's queue. Whatever is refused before the queue has
+// reserved nothing.
 package gateway
 
 import (
@@ -13,8 +14,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +26,8 @@ import (
 	"flashgate/internal/limits"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
+	"flashgate/internal/ticket"
+	"flashgate/internal/tracing"
 )
 
 // Verifier says whose a token is. Its errors are sale.Error UNAUTHENTICATED.
@@ -36,9 +37,13 @@ type Verifier interface {
 
 // Limits say no early; see limits.Limiter.
 type Limits interface {
+	ForwardedHeader(peer netip.Addr) string
+	Client(peer netip.Addr, values [][]byte) netip.Addr
 	AllowAddress(c limits.Class, ip netip.Addr) (retryAfter time.Duration, limit string, ok bool)
 	AllowUser(c limits.Class, user string) (retryAfter time.Duration, limit string, ok bool)
+	AllowSale(c limits.Class, id string) (retryAfter time.Duration, limit string, ok bool)
 	Enter(c limits.Class) (pass limits.Pass, retryAfter time.Duration, limit string, ok bool)
+	TicketRules() (required bool, ttl time.Duration)
 }
 
 // Ledger is what the edge reads of ledger.Ledger.
@@ -67,7 +72,9 @@ type Options struct {
 	Listener net.Listener // taken over by the gateway
 
 	Verifier      Verifier
-	Limits        Limits // nil = none
+	Limits        Limits           // nil = none
+	Tickets       *ticket.Issuer   // nil = there are none, and the limits require none
+	Challenge     ticket.Challenge // before a ticket is given; nil = none
 	Ledger        Ledger
 	LedgerBreaker Breaker // nil = none
 	Stock         Stock
@@ -75,6 +82,7 @@ type Options struct {
 	Runner        Runner
 	IDs           *sale.IDs
 	Lease         *NodeLease            // of the number in IDs; nil = it needs none
+	Tracer        *tracing.Tracer       // nil = nothing is followed
 	Log           *slog.Logger          // nil = slog.Default()
 	Registerer    prometheus.Registerer // nil = no metrics
 	Now           func() time.Time      // nil = time.Now; decides what phase a sale is shown in
@@ -308,157 +316,4 @@ func (g *Gateway) drain() error {
 	}
 	<-g.listener.gone
 	return nil
-}
-
-// call is one request on its way through the gateway.
-type call struct {
-	ctx      *fasthttp.RequestCtx
-	began    time.Time
-	user     string // once authenticated
-	tooLarge bool   // the body was not read
-	buf      []byte // scratch for the response
-}
-
-var calls = sync.Pool{New: func() any { return &call{buf: make([]byte, 0, 512)} }}
-
-// bufKeepBytes: a buffer that a long list has grown is not kept.
-const bufKeepBytes = 16 << 10
-
-func (c *call) release() {
-	if cap(c.buf) > bufKeepBytes {
-		c.buf = make([]byte, 0, 512)
-	}
-	*c = call{buf: c.buf[:0]}
-	calls.Put(c)
-}
-
-// serve answers one request. tooLarge: all but its body was read.
-func (g *Gateway) serve(ctx *fasthttp.RequestCtx, tooLarge bool) {
-	c := calls.Get().(*call)
-	c.ctx, c.began, c.tooLarge = ctx, time.Now(), tooLarge
-	g.metrics.inFlight.Add(1)
-	r, id := parseRoute(ctx.Path())
-	var p *problem
-	defer func() {
-		if v := recover(); v != nil {
-			g.panicked(v, debug.Stack())
-			ctx.Response.Reset()
-			p = c.problem(refuse(sale.CodeInternal))
-		}
-		g.metrics.inFlight.Add(-1)
-		g.metrics.observe(r, p, time.Since(c.began))
-		c.release()
-	}()
-	if no := g.dispatch(c, r, id); no.code != "" {
-		p = c.problem(no)
-	}
-}
-
-func (g *Gateway) panicked(v any, stack []byte) {
-	g.metrics.panics.Inc()
-	g.o.Log.Error("panic", "value", v, "stack", string(stack))
-}
-
-func (g *Gateway) dispatch(c *call, r route, id []byte) refusal {
-	if g.draining.Load() {
-		c.ctx.SetConnectionClose()
-		return refuse(sale.CodeUnavailable)
-	}
-	if twoLengths(&c.ctx.Request.Header) {
-		c.ctx.SetConnectionClose()
-		return refuseWith(sale.CodeInvalid, faultFraming)
-	}
-	if r == routeUnknown {
-		return refuse(sale.CodeNotFound)
-	}
-	if !r.allows(c.ctx.Method()) {
-		c.ctx.Response.Header.Set(fasthttp.HeaderAllow, allowed[r])
-		return refuse(sale.CodeMethod)
-	}
-	if g.o.Limits == nil {
-		return g.handle(c, r, id)
-	}
-	class := limits.Read
-	if r == routePurchases {
-		class = limits.Purchase
-	}
-	var addr netip.Addr
-	if peer, ok := c.ctx.Conn().(*conn); ok {
-		addr = peer.addr
-	}
-	if after, limit, ok := g.o.Limits.AllowAddress(class, addr); !ok {
-		return limited(after, limit)
-	}
-	pass, after, limit, ok := g.o.Limits.Enter(class)
-	if !ok {
-		return limited(after, limit)
-	}
-	defer pass.Exit()
-	return g.handle(c, r, id)
-}
-
-func (g *Gateway) handle(c *call, r route, id []byte) refusal {
-	switch r {
-	case routeSales:
-		return g.sales(c)
-	case routeSale:
-		return g.sale(c, id)
-	case routePurchases:
-		return g.purchase(c, id)
-	case routeOrders:
-		return g.orders(c)
-	case routeOrder:
-		return g.order(c, id)
-	}
-	panic("BUG: route without a handler: " + strconv.Itoa(int(r)))
-}
-
-func (g *Gateway) allowUser(c *call, class limits.Class) refusal {
-	if g.o.Limits == nil {
-		return refusal{}
-	}
-	if after, limit, ok := g.o.Limits.AllowUser(class, c.user); !ok {
-		return limited(after, limit)
-	}
-	return refusal{}
-}
-
-func limited(after time.Duration, limit string) refusal {
-	return refusal{code: sale.CodeRateLimited, detail: limit, retryAfter: max(after, time.Millisecond)}
-}
-
-// unreadable answers what fasthttp could not read to its end; it then closes the
-// connection.
-func (g *Gateway) unreadable(ctx *fasthttp.RequestCtx, err error) {
-	if peer, ok := ctx.Conn().(*conn); ok {
-		peer.linger = true
-	}
-	_ = ctx.Conn().SetWriteDeadline(time.Now().Add(g.o.WriteTimeout))
-	if errors.Is(err, fasthttp.ErrBodyTooLarge) && ctx.Request.Header.ContentLength() > g.o.BodyBytes {
-		// The body is the fifth thing to be refused: four come first.
-		g.serve(ctx, true)
-		return
-	}
-	c := calls.Get().(*call)
-	c.ctx, c.began = ctx, time.Now()
-	p := c.problem(refuse(unreadableCode(err)))
-	g.metrics.done[routeUnknown][p.slot].Inc()
-	c.release()
-}
-
-func unreadableCode(err error) sale.Code {
-	var small *fasthttp.ErrSmallBuffer
-	var network net.Error
-	switch {
-	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		// A chunked body: nothing tells its length before it has grown too long, and
-		// by then fasthttp has dropped the header.
-		return sale.CodeTooLarge
-	case errors.As(err, &small):
-		return codeHeaderTooLarge
-	case errors.As(err, &network) && network.Timeout():
-		return codeRequestTimeout
-	default:
-		return sale.CodeInvalid
-	}
 }

@@ -14,6 +14,7 @@ type metrics struct {
 	leader     prometheus.Gauge
 	failures   *prometheus.CounterVec
 	swept      prometheus.Counter
+	rounds     prometheus.Histogram
 	purged     prometheus.Counter
 	settled    prometheus.Counter
 	owed       prometheus.Gauge
@@ -74,6 +75,10 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		settled:    counter("flashgate_reconciler_settled_batches_total", "Persisted batches that the reconciler settled in a worker's place."),
 		owed:       gauge("flashgate_reconciler_owed_batches", "Persisted batches that could not be settled in the last round, up to 2,000 a sale. The leader's."),
 		owedOldest: gauge("flashgate_reconciler_owed_oldest_seconds", "How long ago the oldest batch was persisted that the last round found unsettled. The leader's."),
+		rounds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "flashgate_reconciler_round_duration_seconds", Help: "Time of one round: the sweep of every sale, and the leader's work.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9), // 1 ms to 65 s
+		}),
 		tasks:      counter("flashgate_reconciler_tasks_done_total", "stock_sync_tasks done: orders whose units were given back in Redis."),
 		loads:      counter("flashgate_reconciler_loads_total", "Sales loaded into Redis."),
 
@@ -120,7 +125,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		m.asked.WithLabelValues(string(why))
 	}
 	if reg != nil {
-		reg.MustRegister(m.leader, m.failures, m.swept, m.purged, m.settled, m.owed, m.owedOldest, m.tasks, m.loads,
+		reg.MustRegister(m.leader, m.rounds, m.failures, m.swept, m.purged, m.settled, m.owed, m.owedOldest, m.tasks, m.loads,
 			m.loading, m.loadOrders, m.loadBatches, m.loadSeconds,
 			m.waitingTasks, m.oldestTask, m.deadBatches, m.units, m.drift, m.pending, m.ledgerUnits, m.ledgerDrift, m.ordersDrift,
 			m.breach, m.breaches, m.hidden, m.inFlight, m.oldest, m.bound, m.runs, m.found, m.left, m.took, m.scheduled, m.asked, m.waiting)

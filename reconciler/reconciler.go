@@ -175,6 +175,8 @@ func (r *Reconciler) Leading() bool { return r.leading.Load() }
 // Round is one round of work. Errors are logged and counted by step, and dropped here: each step is
 // tried again in the next round.
 func (r *Reconciler) Round(ctx context.Context) {
+	began := time.Now()
+	defer func() { r.metrics.rounds.Observe(time.Since(began).Seconds()) }()
 	r.lead(ctx)
 	slow := r.round%slowEveryRounds == 0
 	r.round++

@@ -10,11 +10,13 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"flashgate/internal/bus"
 	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
+	"flashgate/internal/tracing"
 )
 
 // Ledger is the part of ledger.Ledger that a worker uses.
@@ -37,10 +39,11 @@ type Options struct {
 	Stock  Stock
 	Check  bus.Checker // decides messages that the bus gave up checking
 
-	PoisonTries   int           // tries of a batch that fails by its own fault, before it is dead-lettered
-	BackoffMin    time.Duration // between tries; doubles, with jitter,
-	BackoffMax    time.Duration // up to this
-	SettleTimeout time.Duration // of settling in Redis; what it leaves is the reconciler's
+	PoisonTries   int             // tries of a batch that fails by its own fault, before it is dead-lettered
+	BackoffMin    time.Duration   // between tries; doubles, with jitter,
+	BackoffMax    time.Duration   // up to this
+	SettleTimeout time.Duration   // of settling in Redis; what it leaves is the reconciler's
+	Tracer        *tracing.Tracer // nil = nothing is followed
 	Log           *slog.Logger
 	Registerer    prometheus.Registerer
 }
@@ -89,13 +92,26 @@ func (w *Worker) handle(ctx context.Context, deliveries []bus.Delivery) error {
 	if len(batches) == 0 {
 		return nil
 	}
+	ctx, span := w.follow(ctx, deliveries)
 	persisted, err := w.persist(ctx, batches, sources)
 	// What is persisted is settled even if the rest was not: it will not come this
 	// way as new again.
 	failpoint.Hit(failpoint.AfterApply)
 	w.settle(ctx, persisted)
 	failpoint.Hit(failpoint.AfterSettle)
+	tracing.End(span, err)
 	return err
+}
+
+// follow begins a span for deliveries, if one of them is followed.
+func (w *Worker) follow(ctx context.Context, deliveries []bus.Delivery) (context.Context, trace.Span) {
+	var parents []string
+	for i := range deliveries {
+		if deliveries[i].Trace != "" {
+			parents = append(parents, deliveries[i].Trace)
+		}
+	}
+	return w.o.Tracer.Consume(ctx, "persist", parents)
 }
 
 // persist applies batches in one transaction. If they fail by a fault of their own,
@@ -125,7 +141,9 @@ func (w *Worker) apply(ctx context.Context, batches []sale.Batch) error {
 	poisoned := 0
 	return w.retry(ctx, "apply", func() error {
 		began := time.Now()
-		applied, err := w.o.Ledger.Apply(ctx, batches)
+		inStep, span := tracing.Child(ctx, "ledger transaction")
+		applied, err := w.o.Ledger.Apply(inStep, batches)
+		tracing.End(span, err)
 		w.metrics.applied(applied, time.Since(began), err)
 		if err != nil {
 			if ledger.Poison(err) {
@@ -137,7 +155,7 @@ func (w *Worker) apply(ctx context.Context, batches []sale.Batch) error {
 			return err
 		}
 		if applied.Cancelled > 0 {
-			w.o.Log.Warn("the ledger refused orders; their units are on the way back",
+			w.o.Log.WarnContext(ctx, "the ledger refused orders; their units are on the way back",
 				"cancelled", applied.Cancelled, "sales", applied.Refused)
 		}
 		return nil
@@ -156,7 +174,7 @@ func (w *Worker) bury(ctx context.Context, d *bus.Delivery, cause error) error {
 		return err
 	}
 	w.metrics.dead.Inc()
-	w.o.Log.Error("a message failed by its own fault and is a dead batch now",
+	w.o.Log.ErrorContext(ctx, "a message failed by its own fault and is a dead batch now",
 		"message", d.MessageID, "batch", dead.BatchID, "sale", dead.SaleID, "err", cause)
 	return nil
 }
@@ -169,6 +187,8 @@ func (w *Worker) settle(ctx context.Context, batches []sale.Batch) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.o.SettleTimeout)
 	defer cancel()
+	ctx, span := tracing.Child(ctx, "settle")
+	defer span.End()
 	bySale := make(map[string][]sale.ID)
 	for i := range batches {
 		b := &batches[i]
@@ -179,20 +199,20 @@ func (w *Worker) settle(ctx context.Context, batches []sale.Batch) {
 		done, err := w.o.Stock.Settle(ctx, saleID, ids, w.o.Ledger.ActiveOrders)
 		settled = append(settled, done...)
 		if err != nil {
-			w.unsettled(saleID, len(ids)-len(done), err)
+			w.unsettled(ctx, saleID, len(ids)-len(done), err)
 		}
 	}
 	if len(settled) == 0 {
 		return
 	}
 	if err := w.o.Ledger.MarkSettled(ctx, settled); err != nil {
-		w.unsettled("", len(settled), err)
+		w.unsettled(ctx, "", len(settled), err)
 	}
 }
 
-func (w *Worker) unsettled(saleID string, n int, err error) {
+func (w *Worker) unsettled(ctx context.Context, saleID string, n int, err error) {
 	w.metrics.unsettled.Add(float64(n))
-	w.o.Log.Warn("batches are persisted but not settled; the reconciler will settle them", "sale", saleID, "batches", n, "err", err)
+	w.o.Log.WarnContext(ctx, "batches are persisted but not settled; the reconciler will settle them", "sale", saleID, "batches", n, "err", err)
 }
 
 // retry runs do until it succeeds, fails for good, or ctx ends.
@@ -204,7 +224,7 @@ func (w *Worker) retry(ctx context.Context, what string, do func() error) error 
 		backoff.WithMaxElapsedTime(0), // as long as the process lives: the bus keeps the message
 		backoff.WithNotify(func(err error, next time.Duration) {
 			w.metrics.retries.WithLabelValues(what).Inc()
-			w.o.Log.Warn("the ledger did not take it; trying again", "step", what, "in", next, "err", err)
+			w.o.Log.WarnContext(ctx, "the ledger did not take it; trying again", "step", what, "in", next, "err", err)
 		}))
 	if err != nil {
 		return fmt.Errorf("worker: %s: %w", what, err)

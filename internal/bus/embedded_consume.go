@@ -26,6 +26,7 @@ func (c *embeddedConsumer) run(ctx context.Context) error {
 	defer cancel()
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
+	handlers.Go(func() { c.bus.metrics.watchLag(ctx, c.bus.backlog) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -81,6 +82,7 @@ func (c *embeddedConsumer) give(stop, work context.Context, taken []stored) {
 	deliveries := make([]Delivery, len(taken))
 	for i := range taken {
 		deliveries[i] = read(strconv.FormatInt(taken[i].id, 10), taken[i].body)
+		deliveries[i].Trace = taken[i].trace
 	}
 	g := giver{metrics: c.bus.metrics, log: c.bus.log, handle: func(ctx context.Context, d []Delivery) error {
 		if err := c.handle(ctx, d); err != nil {

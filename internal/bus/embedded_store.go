@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	_ "github.com/glebarez/go-sqlite" // the driver named sqlite
+
+	"flashgate/internal/tracing"
 )
 
 // A message is a row from its half message on, until it is rolled back or
@@ -26,6 +28,9 @@ CREATE TABLE IF NOT EXISTS messages (
 );
 CREATE INDEX IF NOT EXISTS messages_half ON messages(id) WHERE committed = 0;
 CREATE INDEX IF NOT EXISTS messages_committed ON messages(id) WHERE committed = 1;`
+
+// traceColumn came later: files of earlier versions have rows without.
+const traceColumn = `ALTER TABLE messages ADD COLUMN trace TEXT NOT NULL DEFAULT ''`
 
 const (
 	// Writes that wait for the disk at one time. A gateway has fewer flushers than
@@ -102,12 +107,21 @@ func (s *store) prepare() (w *writer, err error) {
 	if _, err := s.db.Exec(storeSchema); err != nil {
 		return nil, err
 	}
+	var traced bool
+	if err := s.db.QueryRow(`SELECT COUNT(*) > 0 FROM pragma_table_info('messages') WHERE name = 'trace'`).Scan(&traced); err != nil {
+		return nil, err
+	}
+	if !traced {
+		if _, err := s.db.Exec(traceColumn); err != nil {
+			return nil, err
+		}
+	}
 	w = new(writer)
 	for _, p := range []struct {
 		statement **sql.Stmt
 		text      string
 	}{
-		{&w.insert, `INSERT INTO messages (committed, created_ms, sale_id, body) VALUES (0, ?, ?, ?)`},
+		{&w.insert, `INSERT INTO messages (committed, created_ms, sale_id, body, trace) VALUES (0, ?, ?, ?, ?)`},
 		{&w.commit, `UPDATE messages SET committed = 1 WHERE id = ? AND committed = 0`},
 		{&w.rollback, `DELETE FROM messages WHERE id = ? AND committed = 0`},
 		{&w.remove, `DELETE FROM messages WHERE id = ?`},
@@ -216,9 +230,10 @@ func (s *store) close() error {
 
 // insert stores a half message and returns its id once the disk has it.
 func (s *store) insert(ctx context.Context, createdMillis int64, saleID string, body []byte) (int64, error) {
+	parent := tracing.Parent(ctx)
 	ids := make(chan int64, 1) // not a variable: the writer may still fill it after ctx ended
 	err := s.doWait(ctx, func(w *writer) error {
-		result, err := w.insert.Exec(createdMillis, saleID, body)
+		result, err := w.insert.Exec(createdMillis, saleID, body, parent)
 		if err != nil {
 			return err
 		}
@@ -263,14 +278,15 @@ func (s *store) remove(ctx context.Context, messages []stored) error {
 
 // stored is a row as it is read.
 type stored struct {
-	id   int64
-	body []byte
+	id    int64
+	body  []byte
+	trace string
 }
 
 // committed reads up to limit messages to deliver, oldest first, without those in hand.
 func (s *store) committed(ctx context.Context, inHand map[int64]struct{}, limit int) ([]stored, error) {
 	var query strings.Builder
-	query.WriteString("SELECT id, body FROM messages WHERE committed = 1 AND id NOT IN (")
+	query.WriteString("SELECT id, body, trace FROM messages WHERE committed = 1 AND id NOT IN (")
 	separator := ""
 	for id := range inHand {
 		fmt.Fprintf(&query, "%s%d", separator, id)
@@ -283,13 +299,13 @@ func (s *store) committed(ctx context.Context, inHand map[int64]struct{}, limit 
 // undecided reads a page of half messages after id: those made at or before
 // oldMillis or after futureMillis (the clock went back), and all up to id firstID.
 func (s *store) undecided(ctx context.Context, after, firstID, oldMillis, futureMillis int64, limit int) ([]stored, error) {
-	return s.query(ctx, `SELECT id, body FROM messages WHERE committed = 0 AND id > ?
+	return s.query(ctx, `SELECT id, body, trace FROM messages WHERE committed = 0 AND id > ?
 		AND (id <= ? OR created_ms <= ? OR created_ms > ?) ORDER BY id LIMIT ?`, after, firstID, oldMillis, futureMillis, limit)
 }
 
 // ofSale reads a page of a sale's messages after id, half and committed.
 func (s *store) ofSale(ctx context.Context, after int64, saleID string, limit int) ([]stored, error) {
-	return s.query(ctx, `SELECT id, body FROM messages WHERE id > ? AND sale_id = ? ORDER BY id LIMIT ?`, after, saleID, limit)
+	return s.query(ctx, `SELECT id, body, trace FROM messages WHERE id > ? AND sale_id = ? ORDER BY id LIMIT ?`, after, saleID, limit)
 }
 
 // lastID is the greatest id in the file, 0 when it is empty.
@@ -306,7 +322,7 @@ func (s *store) query(ctx context.Context, query string, args ...any) (rows []st
 	defer func() { err = errors.Join(err, result.Close()) }()
 	for result.Next() {
 		var m stored
-		if err := result.Scan(&m.id, &m.body); err != nil {
+		if err := result.Scan(&m.id, &m.body, &m.trace); err != nil {
 			return nil, fmt.Errorf("bus file: read: %w", err)
 		}
 		rows = append(rows, m)

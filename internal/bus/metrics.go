@@ -19,6 +19,7 @@ type metrics struct {
 	redelivered  prometheus.Counter
 	poison       prometheus.Counter
 	stranded     [3]prometheus.Counter // by what the check said
+	lag          prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -48,6 +49,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name:    "flashgate_bus_half_send_seconds",
 			Help:    "Time from Send until the bus had the half message, failures included.",
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5},
+		}),
+		lag: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "flashgate_bus_consumer_lag_messages",
+			Help: "Committed messages that the workers have not acknowledged, all workers together; NaN while the bus does not tell. Set by workers.",
 		}),
 		undecodable:  checkBacks.WithLabelValues("undecodable"),
 		acknowledged: deliveries.WithLabelValues("acknowledged"),

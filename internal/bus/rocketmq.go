@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"flashgate/internal/sale"
+	"flashgate/internal/tracing"
 )
 
 const (
@@ -112,6 +113,9 @@ func (r *RocketMQ) Send(ctx context.Context, b *sale.Batch, local func() Decisio
 func (r *RocketMQ) send(ctx context.Context, key string, body []byte, local func() Decision) error {
 	start := time.Now()
 	h := newHalf(r.options.Topic, key, body)
+	if parent := tracing.Parent(ctx); parent != "" {
+		h.message.WithProperty(tracing.Property, parent)
+	}
 	err := r.half(ctx, h)
 	r.metrics.halfSent(start, err)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
+
+	"flashgate/internal/tracing"
 )
 
 const (
@@ -43,6 +45,7 @@ func (r *RocketMQ) Consume(ctx context.Context, handle Handler, check Checker) e
 	defer cancel()
 	g := &giver{handle: handle, metrics: r.metrics, log: r.log}
 	var consumers sync.WaitGroup
+	consumers.Go(func() { r.metrics.watchLag(ctx, r.backlog) })
 	for _, s := range []*subscription{
 		{topic: r.options.Topic, group: r.options.ConsumerGroup, take: g.takeMessages},
 		{topic: strandedTopic, group: r.options.ConsumerGroup + strandedSuffix, take: (&rescuer{bus: r, giver: g, check: check}).take},
@@ -59,6 +62,7 @@ func (g *giver) takeMessages(stop, work context.Context, messages []*primitive.M
 	deliveries := make([]Delivery, len(messages))
 	for i, m := range messages {
 		deliveries[i] = read(m.MsgId, m.Body)
+		deliveries[i].Trace = m.GetProperty(tracing.Property)
 	}
 	return g.give(stop, work, deliveries)
 }
@@ -214,6 +218,7 @@ func (r *rescuer) take(stop, work context.Context, messages []*primitive.Message
 				continue
 			}
 			d := read(m.MsgId, m.Body)
+			d.Trace = m.GetProperty(tracing.Property)
 			if d.Err != nil {
 				deliveries = append(deliveries, d)
 				continue

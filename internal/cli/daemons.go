@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
+
 	"flashgate/gateway"
 	"flashgate/internal/bus"
 	"flashgate/internal/config"
@@ -15,6 +17,7 @@ import (
 	"flashgate/internal/purchase"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
+	"flashgate/internal/ticket"
 	"flashgate/internal/token"
 	"flashgate/worker"
 )
@@ -25,11 +28,11 @@ const reconcilerProducers = 1
 
 // onEngines starts a process on the real engines: it opens the ledger and Redis, as
 // soon as they are there, and then calls start with both.
-func onEngines(ctx context.Context, c *config.Config, start func(*process, *ledger.Ledger, *stock.Store) error) (err error) {
+func onEngines(ctx context.Context, role string, c *config.Config, start func(*process, *ledger.Ledger, *stock.Store) error) (err error) {
 	if c.Engines != config.Real {
 		return fmt.Errorf("%s has embedded engines, which run in one process: use bare `flashgate`, or a config with real engines, such as %s", c.File, localConfig)
 	}
-	p, err := newProcess(ctx, c, logger(c))
+	p, err := newProcess(ctx, role, c, logger(c))
 	if err != nil {
 		return err
 	}
@@ -54,7 +57,7 @@ func onEngines(ctx context.Context, c *config.Config, start func(*process, *ledg
 }
 
 func runGateway(ctx context.Context, c *config.Config) error {
-	return onEngines(ctx, c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
+	return onEngines(ctx, "gateway", c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
 		b, err := engines.Bus(p.needs(), purchase.Checker(s, p.log), c.RocketMQ.Producers)
 		if err != nil {
 			return err
@@ -65,13 +68,15 @@ func runGateway(ctx context.Context, c *config.Config) error {
 		}
 		p.probe(l, s, b)
 		p.port.AddProbe("gateway", func(context.Context) error { return e.Ready() })
-		p.port.Serve(newAdmin(c, l, s, newReconciler(c, l, s, b, holder("admin"), p.log, nil)))
+		admin := newAdmin(c, l, s, newReconciler(c, l, s, b, holder("admin"), p.log, nil))
+		admin.Limiter = e.limiter
+		p.port.Serve(admin)
 		return closeAfter(b, p.serve(e))
 	})
 }
 
 func runWorker(ctx context.Context, c *config.Config) error {
-	return onEngines(ctx, c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
+	return onEngines(ctx, "worker", c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
 		b, err := engines.Bus(p.needs(), nil, 0)
 		if err != nil {
 			return err
@@ -85,7 +90,7 @@ func runWorker(ctx context.Context, c *config.Config) error {
 }
 
 func runReconciler(ctx context.Context, c *config.Config) error {
-	return onEngines(ctx, c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
+	return onEngines(ctx, "reconciler", c, func(p *process, l *ledger.Ledger, s *stock.Store) error {
 		b, err := engines.Bus(p.needs(), purchase.Checker(s, p.log), reconcilerProducers)
 		if err != nil {
 			return err
@@ -111,7 +116,7 @@ func (p *process) newWorker(l *ledger.Ledger, s *stock.Store, b bus.Bus) *worker
 	return worker.New(worker.Options{
 		Bus: b, Ledger: l, Stock: s, Check: purchase.Checker(s, p.log), PoisonTries: w.PoisonTries,
 		BackoffMin: w.BackoffMin, BackoffMax: w.BackoffMax, SettleTimeout: w.SettleTimeout,
-		Log: p.log, Registerer: p.registry,
+		Tracer: p.tracer, Log: p.log, Registerer: p.registry,
 	})
 }
 
@@ -120,6 +125,7 @@ type edge struct {
 	*gateway.Gateway
 	protocol *purchase.Protocol
 	limiter  *limits.Limiter
+	ledger   *ledger.Ledger
 }
 
 // newEdge binds the shoppers' port. holder names this gateway in its node lease.
@@ -134,7 +140,16 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder st
 	if err != nil {
 		return nil, err
 	}
-	limiter, err := limits.New(c.Rules, limits.Options{Registerer: p.registry, Log: p.log})
+	tickets, err := newTickets(c)
+	if err != nil {
+		return nil, err
+	}
+	limiter, err := limits.New(c.Rules, limits.Options{
+		Registerer: p.registry, Log: p.log, Tickets: tickets != nil,
+		Lease: func(ctx context.Context, name string, size limits.Bucket, want int64) (granted int64, gateways int, err error) {
+			return s.Quota(ctx, holder, name, size.Rate, int64(size.Burst), want)
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -147,10 +162,10 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder st
 	})
 	g := &c.Gateway
 	gw, err := gateway.New(gateway.Options{
-		Listen: c.Listen, Verifier: verifier, Limits: limiter, Ledger: l, Stock: s, Runner: protocol, IDs: ids,
+		Listen: c.Listen, Verifier: verifier, Limits: limiter, Tickets: tickets, Challenge: challenge(c), Ledger: l, Stock: s, Runner: protocol, IDs: ids,
 		Lease:         &gateway.NodeLease{Ledger: l, IDs: ids, Holder: holder, TTL: g.NodeLease, Log: p.log},
 		LedgerBreaker: limiter.Breaker(limits.MySQL, failed), RedisBreaker: redis,
-		Log: p.log, Registerer: p.registry,
+		Tracer: p.tracer, Log: p.log, Registerer: p.registry,
 		Connections: g.Concurrency, HeaderBytes: g.MaxHeaderBytes, BodyBytes: g.MaxBodyBytes,
 		ReadTimeout: g.ReadTimeout, WriteTimeout: g.WriteTimeout, IdleTimeout: g.IdleTimeout,
 		PurchaseTimeout: g.RequestTimeout, ReadWait: g.PollTimeout, ReplayWait: g.ReplayWait, DrainTimeout: g.DrainTimeout,
@@ -160,7 +175,24 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder st
 	if err != nil {
 		return nil, err
 	}
-	return &edge{gw, protocol, limiter}, nil
+	return &edge{gw, protocol, limiter, l}, nil
+}
+
+// newTickets is nil when the config has no key for tickets.
+func newTickets(c *config.Config) (*ticket.Issuer, error) {
+	key, err := c.TicketSecret()
+	if err != nil || key == nil {
+		return nil, err
+	}
+	return ticket.NewIssuer(key)
+}
+
+// challenge is nil when the config names no judge.
+func challenge(c *config.Config) ticket.Challenge {
+	if c.Ticket.ChallengeURL == "" {
+		return nil
+	}
+	return ticket.Judge(c.Ticket.ChallengeURL, c.Ticket.ChallengeTimeout)
 }
 
 // serve runs the edge until the process is told to stop and what is in hand has been
@@ -170,12 +202,14 @@ func (p *process) serve(e *edge) error {
 	p.log.Info("gateway is serving", "shoppers", e.Addr(), "operators", p.port.Addr())
 	// Limits can be turned during the drain, too.
 	background, stop := context.WithCancel(context.WithoutCancel(p.ctx))
-	watched := make(chan error, 1)
-	go func() { watched <- e.limiter.Watch(background, p.config.LimitsFile()) }()
+	var following errgroup.Group
+	following.Go(func() error { return e.limiter.Watch(background, p.config.LimitsFile()) })
+	following.Go(func() error { return e.limiter.FollowAccess(background, e.ledger) })
+	following.Go(func() error { e.limiter.KeepShares(background); return nil })
 	err := e.Run(p.ctx)
 	e.protocol.Wait()
 	stop()
-	return errors.Join(err, <-watched, e.limiter.Close())
+	return errors.Join(err, following.Wait(), e.limiter.Close())
 }
 
 // failed reports whether an error speaks against an engine, to its breaker. A refusal

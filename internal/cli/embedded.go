@@ -32,7 +32,7 @@ func runEmbedded(ctx context.Context, c *config.Config, out io.Writer) error {
 	if _, err := config.EnsureEnvFile(c.DataDir); err != nil {
 		return err
 	}
-	p, err := newProcess(ctx, c, logger(c))
+	p, err := newProcess(ctx, "embedded", c, logger(c))
 	if err != nil {
 		return err
 	}
@@ -63,6 +63,7 @@ func (p *process) embedded(e *engines.Embedded, out io.Writer) error {
 			return err
 		}
 	}
+	admin.Limiter = edge.limiter
 	p.probe(e.Ledger, e.Stock, e.Bus)
 	p.port.AddProbe("gateway", func(context.Context) error { return edge.Ready() })
 	p.port.Serve(admin)

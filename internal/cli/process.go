@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 	"flashgate/internal/ledger"
 	"flashgate/internal/operator"
 	"flashgate/internal/stock"
+	"flashgate/internal/tracing"
 	"flashgate/reconciler"
 )
 
@@ -30,6 +32,7 @@ type process struct {
 	config   *config.Config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	tracer   *tracing.Tracer // nil = off
 	port     *operator.Server
 	group    *errgroup.Group
 	ctx      context.Context
@@ -37,18 +40,26 @@ type process struct {
 }
 
 // newProcess binds the operators' port, which answers from now on.
-func newProcess(ctx context.Context, c *config.Config, log *slog.Logger) (*process, error) {
+func newProcess(ctx context.Context, role string, c *config.Config, log *slog.Logger) (*process, error) {
 	token, err := c.AdminToken()
 	if err != nil {
 		return nil, err
 	}
 	p := &process{config: c, log: log, registry: prometheus.NewRegistry()}
-	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p.port, err = operator.NewServer(operator.ServerOptions{
 		Listen: c.OperatorsListen, Token: token, Gatherer: p.registry, Log: log,
 	})
 	if err != nil {
 		return nil, err
+	}
+	if t := &c.Tracing; t.Endpoint != "" {
+		p.tracer, err = tracing.Start(ctx, tracing.Options{
+			Endpoint: t.Endpoint, Sample: t.Sample, Timeout: t.Timeout, Service: role, Version: version(), Log: log,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("tracing: %w", err)
+		}
 	}
 	p.waitFor(errors.New("starting"))
 	p.port.AddProbe("start", func(context.Context) error {
@@ -87,6 +98,11 @@ func (p *process) probe(l *ledger.Ledger, s *stock.Store, b bus.Bus) {
 // run ends when the process is told to stop, or with the first error of a part.
 func (p *process) run() error {
 	err := p.group.Wait()
+	last, cancel := context.WithTimeout(context.Background(), p.config.Tracing.Timeout)
+	defer cancel()
+	if failed := p.tracer.Close(last); failed != nil {
+		p.log.Warn("the last spans are not sent", "err", failed)
+	}
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"flashgate/internal/config"
+	"flashgate/internal/tracing"
 )
 
 // The config files that commands read when none is named.
@@ -77,12 +78,13 @@ daemons: gateway, worker and reconciler.`,
   flashgate audit --sale s1                  exits 1 if an invariant is broken
   flashgate reconcile report                 what the hourly and the early reconciles did
   flashgate task list                        what is still to be given back
-  flashgate dead list                        batches that wait for you`,
+  flashgate dead list                        batches that wait for you
+  flashgate limits show                      the limits in force in a running gateway`,
 		Version:       version(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE: f.with(embeddedConfig, func(cmd *cobra.Command, c *config.Config) error {
+		RunE: f.withLimits(embeddedConfig, func(cmd *cobra.Command, c *config.Config) error {
 			return runEmbedded(cmd.Context(), c, cmd.OutOrStdout())
 		}),
 	}
@@ -91,19 +93,20 @@ daemons: gateway, worker and reconciler.`,
 	root.PersistentFlags().BoolVar(&f.checkConfig, "check-config", false, "check the config and the limits it names, and do nothing else")
 	f.listeners(root)
 
-	daemon := func(use, short string, run func(context.Context, *config.Config) error) *cobra.Command {
+	type reading func(string, func(*cobra.Command, *config.Config) error) func(*cobra.Command, []string) error
+	daemon := func(use, short string, with reading, run func(context.Context, *config.Config) error) *cobra.Command {
 		c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, GroupID: "daemons"}
-		c.RunE = f.with(localConfig, func(cmd *cobra.Command, c *config.Config) error { return run(cmd.Context(), c) })
+		c.RunE = with(localConfig, func(cmd *cobra.Command, c *config.Config) error { return run(cmd.Context(), c) })
 		f.listeners(c)
 		return c
 	}
 	root.AddGroup(&cobra.Group{ID: "daemons", Title: "Daemons, on the real engines:"}, &cobra.Group{ID: "jobs", Title: "Jobs:"})
 	root.AddCommand(
-		daemon("gateway", "Answer shoppers over HTTP", runGateway),
-		daemon("worker", "Write orders to the ledger in batches", runWorker),
-		daemon("reconciler", "Release, settle and repair; one of them leads", runReconciler),
+		daemon("gateway", "Answer shoppers over HTTP", f.withLimits, runGateway),
+		daemon("worker", "Write orders to the ledger in batches", f.with, runWorker),
+		daemon("reconciler", "Release, settle and repair; one of them leads", f.with, runReconciler),
 		migrateCommand(f), saleCommand(f), tokenCommand(f), auditCommand(f), reconcileCommand(f),
-		taskCommand(f), deadCommand(f),
+		taskCommand(f), deadCommand(f), limitsCommand(f),
 	)
 	return root
 }
@@ -114,30 +117,39 @@ func (f *flags) listeners(c *cobra.Command) {
 	c.Flags().StringVar(&f.operatorsListen, "operators-listen", "", "host:port for operators, in place of the config's")
 }
 
-// with reads the config, and runs a command with it.
+// with reads the config, and runs a command with it that keeps no limits.
 func (f *flags) with(standard string, run func(*cobra.Command, *config.Config) error) func(*cobra.Command, []string) error {
+	return f.reading(config.LoadAlone, standard, run)
+}
+
+// withLimits reads the config and the limits file, and runs a command with them.
+func (f *flags) withLimits(standard string, run func(*cobra.Command, *config.Config) error) func(*cobra.Command, []string) error {
+	return f.reading(config.Load, standard, run)
+}
+
+func (f *flags) reading(load func(string) (*config.Config, error), standard string, run func(*cobra.Command, *config.Config) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
-		c, err := f.load(standard)
-		if err != nil {
-			return err
+		path := f.config
+		if path == "" {
+			path = standard
 		}
 		if f.checkConfig {
-			line, err := config.Check(c.File)
+			line, err := config.Check(path)
 			if err == nil {
 				fmt.Fprintln(cmd.OutOrStdout(), line)
 			}
+			return err
+		}
+		c, err := f.load(load, path)
+		if err != nil {
 			return err
 		}
 		return run(cmd, c)
 	}
 }
 
-func (f *flags) load(standard string) (*config.Config, error) {
-	path := f.config
-	if path == "" {
-		path = standard
-	}
-	c, err := config.Load(path)
+func (f *flags) load(load func(string) (*config.Config, error), path string) (*config.Config, error) {
+	c, err := load(path)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +168,7 @@ func logger(c *config.Config) *slog.Logger {
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
 		panic("BUG: the config let a log level through: " + c.Log.Level)
 	}
-	log := slog.New(logHandler(os.Stderr, c.Log.Format, level))
+	log := slog.New(tracing.LogIDs(logHandler(os.Stderr, c.Log.Format, level)))
 	slog.SetDefault(log)
 	return log
 }

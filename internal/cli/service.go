@@ -16,8 +16,7 @@ import (
 // withService runs a one-off command on the operators' service: of the running process
 // when that one has the embedded engines, of the engines themselves otherwise.
 func withService(ctx context.Context, c *config.Config, do func(operator.Service) error) error {
-	// A command's own output is what counts; it logs only what went wrong.
-	log := slog.New(levelAtLeast{slog.LevelError, logger(c).Handler()})
+	log := quiet(c)
 	n := engines.Needs{Config: c, Log: log}
 	if c.Engines == config.Embedded {
 		return withEmbedded(ctx, n, do)
@@ -37,6 +36,11 @@ func withService(ctx context.Context, c *config.Config, do func(operator.Service
 		return closeAfter(b, do(newAdmin(c, l, s, newReconciler(c, l, s, b, holder("command"), log, nil))))
 	})
 	return errors.Join(err, l.Close())
+}
+
+// quiet logs only what went wrong: a command's own output is what counts.
+func quiet(c *config.Config) *slog.Logger {
+	return slog.New(levelAtLeast{slog.LevelError, logger(c).Handler()})
 }
 
 func withEmbedded(ctx context.Context, n engines.Needs, do func(operator.Service) error) error {

@@ -41,12 +41,14 @@ type Config struct {
 	Redis      Redis      `yaml:"redis"`
 	RocketMQ   RocketMQ   `yaml:"rocketmq"`
 	MySQL      MySQL      `yaml:"mysql"`
+	Ticket     Ticket     `yaml:"ticket"`
 	Gateway    Gateway    `yaml:"gateway"`
 	Batch      Batch      `yaml:"batch"`
 	Worker     Worker     `yaml:"worker"`
 	Reconciler Reconciler `yaml:"reconciler"`
 	Demo       Demo       `yaml:"demo"`
 	Log        Log        `yaml:"log"`
+	Tracing    Tracing    `yaml:"tracing"`
 
 	env env // what env_file adds to the environment
 }
@@ -104,6 +106,14 @@ type MySQL struct {
 	ApplyTimeout       time.Duration `yaml:"apply_timeout" default:"30s" min:"100ms" max:"10m"` // of the worker's transaction with its retries
 	MigrateTimeout     time.Duration `yaml:"migrate_timeout" default:"5m" min:"1s" max:"24h"`
 	SlowQuery          time.Duration `yaml:"slow_query" default:"500ms" min:"1ms" max:"1h"` // a statement that takes longer is logged
+}
+
+// Ticket is the key of purchase tickets, and who judges a shopper before he gets one.
+// Whether a purchase needs a ticket is said in the limits file, and can change any time.
+type Ticket struct {
+	Secret           Secret        `yaml:"secret"`                   // the same in every gateway; none = no tickets
+	ChallengeURL     string        `yaml:"challenge_url" max:"1024"` // "" = whoever asks gets a ticket
+	ChallengeTimeout time.Duration `yaml:"challenge_timeout" default:"1s" min:"10ms" max:"10s"`
 }
 
 // Gateway is the HTTP edge.
@@ -181,4 +191,11 @@ type Demo struct {
 type Log struct {
 	Level  string `yaml:"level" default:"info" oneof:"debug|info|warn|error"`
 	Format string `yaml:"format" default:"text" oneof:"text|json"`
+}
+
+// Tracing sends spans of sampled requests to an OpenTelemetry collector, over OTLP/HTTP.
+type Tracing struct {
+	Endpoint string        `yaml:"endpoint" max:"1024"`                       // such as http://127.0.0.1:4318; "" = off, which costs nothing
+	Sample   float64       `yaml:"sample" default:"0.001" min:"0" max:"1"`    // part of the requests that are followed
+	Timeout  time.Duration `yaml:"timeout" default:"5s" min:"100ms" max:"1m"` // of sending; what cannot be sent is dropped
 }

@@ -138,6 +138,18 @@ func (c *Config) RedisTLS() (*tls.Config, error) {
 	return t, nil
 }
 
+// TicketSecret is the key of purchase tickets; nil when the config names none.
+func (c *Config) TicketSecret() ([]byte, error) {
+	if c.Ticket.Secret.IsZero() {
+		return nil, nil
+	}
+	value, err := c.strongValue(c.Ticket.Secret)
+	if err == nil && len(value) < minSecretBytes {
+		err = fmt.Errorf("%s of %s (%s) has %d bytes, fewer than %d", c.Ticket.Secret.key, c.File, c.Ticket.Secret.Where(), len(value), minSecretBytes)
+	}
+	return []byte(value), err
+}
+
 // MySQLDSN is the ledger's, which names a database.
 func (c *Config) MySQLDSN() (string, error) {
 	value, err := c.MySQL.DSN.Value()
@@ -202,6 +214,7 @@ func Check(path string) (string, error) {
 		"redis.password":  func() error { _, err := c.RedisPassword(); return err },
 		"mysql.dsn":       func() error { _, err := c.MySQLDSN(); return err },
 		"jwt.secret":      func() error { _, err := c.JWTSecret(); return err },
+		"ticket.secret":   func() error { _, err := c.TicketSecret(); return err },
 	}
 	var wrong []error
 	var unset []string

@@ -19,6 +19,7 @@ const (
 	EnvJWTSecret  = "FLASHGATE_JWT_SECRET"
 	EnvAdminToken = "FLASHGATE_ADMIN_TOKEN"
 	EnvMySQLDSN   = "FLASHGATE_MYSQL_DSN"
+	EnvTicket     = "FLASHGATE_TICKET_SECRET"
 )
 
 // generatedSecretBytes is the entropy of a secret made here; HS256 wants 32 or more.

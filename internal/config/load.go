@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -23,13 +24,10 @@ import (
 // Its error is made of strictyaml.Problems: file, line and key of everything that is
 // wrong, a line each.
 func Load(path string) (*Config, error) {
-	c := &Config{File: path}
-	doc := strictyaml.Read(path, c)
-	c.bindSecrets()
-	if err := doc.Err(); err != nil {
-		return nil, err // what the rest would say follows from this
+	c, doc, err := read(path)
+	if err != nil {
+		return nil, err
 	}
-	c.check(doc)
 	rules, err := limits.Load(c.LimitsFile())
 	var problems strictyaml.Problems
 	switch {
@@ -38,11 +36,40 @@ func Load(path string) (*Config, error) {
 	case err != nil:
 		return nil, errors.Join(doc.Err(), err)
 	}
+	if rules != nil && rules.Ticket.Required && c.Ticket.Secret.IsZero() {
+		doc.Fail("ticket", "%s says ticket.required: true, which wants secret: {env: %s} or {file: PATH} here", c.LimitsFile(), EnvTicket)
+	}
 	c.Rules = rules
 	if err := doc.Err(); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// LoadAlone is Load without the limits file, for what keeps no limits: an operator whose
+// limits file is wrong must be able to look, to pause a sale, and to start a worker.
+func LoadAlone(path string) (*Config, error) {
+	c, doc, err := read(path)
+	if err == nil {
+		err = doc.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// read reads and checks the config file alone. doc holds what is wrong with it, unless
+// that is so much that the rest would only say what follows from it.
+func read(path string) (*Config, *strictyaml.Doc, error) {
+	c := &Config{File: path}
+	doc := strictyaml.Read(path, c)
+	c.bindSecrets()
+	if err := doc.Err(); err != nil {
+		return nil, nil, err
+	}
+	c.check(doc)
+	return c, doc, nil
 }
 
 func statError(path string) error {
@@ -69,6 +96,11 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		doc.Fail("jwt.public_keys", "beside a secret: want one or the other")
 	case !secret && !keys:
 		doc.Fail("jwt", "neither secret nor public_keys: want secret: {env: %s} or public_keys: [FILE.pem]", EnvJWTSecret)
+	}
+	checkURL(doc, "ticket.challenge_url", c.Ticket.ChallengeURL)
+	checkURL(doc, "tracing.endpoint", c.Tracing.Endpoint)
+	if c.Ticket.ChallengeURL != "" && c.Ticket.Secret.IsZero() {
+		doc.Fail("ticket.challenge_url", "without ticket.secret: want {env: %s} or {file: PATH}", EnvTicket)
 	}
 	for _, path := range c.JWT.PublicKeys {
 		if _, err := readPublicKey(c.resolve(path)); err != nil {
@@ -107,6 +139,21 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		if err := s.Validate(); errors.As(err, &wrong) {
 			doc.Fail("demo", "%s", wrong.Detail)
 		}
+	}
+}
+
+// checkURL checks the URL of a service; "" is none. It is not quoted: it may hold a
+// password by mistake.
+func checkURL(doc *strictyaml.Doc, key, text string) {
+	if text == "" {
+		return
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		doc.Fail(key, "is no URL: want one such as http://127.0.0.1:4318")
+	case u.User != nil:
+		doc.Fail(key, "holds a password: put the service behind a proxy that adds it")
 	}
 }
 

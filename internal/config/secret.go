@@ -155,6 +155,7 @@ func (c *Config) secrets() map[string]*Secret {
 		"jwt.secret":      &c.JWT.Secret,
 		"redis.password":  &c.Redis.Password,
 		"mysql.dsn":       &c.MySQL.DSN,
+		"ticket.secret":   &c.Ticket.Secret,
 	}
 }
 

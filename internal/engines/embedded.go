@@ -76,6 +76,7 @@ func OpenEmbedded(ctx context.Context, n Needs) (_ *Embedded, err error) {
 	r := &n.Config.Redis
 	e.Stock, err = stock.Open(stock.Options{
 		Addresses: []string{e.redis.Addr()}, DialTimeout: r.DialTimeout, CallTimeout: r.CallTimeout, MaxWaitConnections: r.WaitConnections,
+		Registerer: n.Registerer,
 	})
 	if err != nil {
 		return nil, err

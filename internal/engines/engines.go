@@ -61,7 +61,7 @@ func Stock(n Needs) (*stock.Store, error) {
 	return stock.Open(stock.Options{
 		Addresses: r.Addresses, Cluster: r.Cluster, Username: r.Username, Password: password, TLS: secure,
 		WaitReplicas: n.Config.WaitReplicas(), WaitTimeout: r.WaitTimeout, DialTimeout: r.DialTimeout,
-		CallTimeout: r.CallTimeout, MaxWaitConnections: r.WaitConnections,
+		CallTimeout: r.CallTimeout, MaxWaitConnections: r.WaitConnections, Registerer: n.Registerer,
 	})
 }
 

@@ -181,6 +181,8 @@ func TestConformance(t *testing.T) {
 		{"leases", testLeases},
 		{"leases: one winner of many", testLeaseRace},
 		{"node numbers", testNodes},
+		{"access rules", testAccess},
+		{"access rules in the order of their ids", testAccessInOrder},
 		{"deadlines", testDeadlines},
 		{"no table is unused by the schema", testSchema},
 	}
@@ -193,7 +195,8 @@ func TestConformance(t *testing.T) {
 
 func testSchema(t *testing.T, r *rig) {
 	for _, table := range []string{"sales", "inventory", "orders", "order_status_log", "inventory_log", "consumed_batches",
-		"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes"} {
+		"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes",
+		"access_rules"} {
 		r.count(t, "SELECT COUNT(*) FROM "+table)
 	}
 	id := r.newSale(t, 5, 1)
@@ -234,7 +237,8 @@ func TestMigrate(t *testing.T) {
 		r.exec(t, "DROP TABLE goose_db_version")
 		require.ErrorContains(t, r.Ping(ctx), "no schema: run flashgate migrate")
 		for _, table := range []string{"sales", "inventory", "orders", "order_status_log", "inventory_log", "consumed_batches",
-			"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes"} {
+			"stock_sync_tasks", "dead_batches", "reconcile_reports", "reconcile_items", "leases", "nodes",
+			"access_rules"} {
 			r.exec(t, "DROP TABLE "+table)
 		}
 

@@ -14,10 +14,11 @@ func generous(t testing.TB) *Rules {
 	t.Helper()
 	r := shipped(t)
 	wide := Bucket{Rate: 1e11, Burst: 1e11}
-	for _, p := range []*PerClass{&r.Gateway, &r.Address, &r.User} {
+	for _, p := range []*PerClass{&r.Gateway, &r.Address, &r.User, &r.Sale} {
 		p.Purchase, p.Read = wide, wide
 	}
-	r.Flow = Flow{1e11, 1e11}
+	r.Flow.PurchaseQPS, r.Flow.ReadQPS = 1e11, 1e11
+	r.Hotspot, r.System.InboundQPS = Hotspot{1e11, 1e11}, 1e11
 	return r
 }
 

@@ -52,7 +52,8 @@ type Breaker struct {
 	failed  func(error) bool
 }
 
-// circuit is an engine's breaker, which all callers share.
+// circuit is an engine's breaker, which all callers share: for Sentinel three, by what
+// they go by, and a call needs all of them.
 type circuit struct {
 	resource string
 	options  []sentinel.EntryOption
@@ -60,10 +61,13 @@ type circuit struct {
 	refused  prometheus.Counter
 	opened   prometheus.Counter
 
-	mu         sync.Mutex // held while a rule is loaded
-	rule       BreakerRule
-	generation atomic.Int64 // of the rule: what an older one still reports is not this state
-	state      atomic.Int32
+	following sync.Mutex // held while rules are loaded
+	rule      BreakerRule
+
+	mu         sync.Mutex   // held while a state changes
+	generation int64        // of the rules: what older ones still report is not this state
+	states     [3]State     // by strategy
+	state      atomic.Int32 // the worst of them
 }
 
 // breakerChain asks the breaker and tells it how the call ended.
@@ -89,23 +93,30 @@ func newCircuit(e Engine, suffix string, refused, opened prometheus.Counter) *ci
 // follow puts a rule in force. One that changes starts closed; the calls of its window
 // still count.
 func (c *circuit) follow(r BreakerRule) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.following.Lock()
+	defer c.following.Unlock()
 	if r == c.rule {
 		return nil
 	}
-	generation := c.generation.Add(1)
+	c.mu.Lock()
+	c.generation++
+	c.states = [3]State{}
 	c.state.Store(int32(Closed))
-	if _, err := circuitbreaker.LoadRulesOfResource(c.resource, []*circuitbreaker.Rule{{
-		Id:                           strconv.FormatInt(generation, 10),
+	rule := circuitbreaker.Rule{
+		Id:                           strconv.FormatInt(c.generation, 10),
 		Resource:                     c.resource,
-		Strategy:                     circuitbreaker.ErrorRatio,
 		RetryTimeoutMs:               uint32(r.RetryAfter / time.Millisecond),
 		MinRequestAmount:             uint64(r.MinRequests),
 		StatIntervalMs:               uint32(r.Window / time.Millisecond),
 		StatSlidingWindowBucketCount: breakerBuckets,
-		Threshold:                    float64(r.ErrorPercent) / 100,
-	}}); err != nil {
+	}
+	c.mu.Unlock()
+	slow, ratio, count := rule, rule, rule
+	slow.Strategy, slow.MaxAllowedRtMs, slow.Threshold = circuitbreaker.SlowRequestRatio,
+		uint64(r.SlowCall/time.Millisecond), float64(r.SlowPercent)/100
+	ratio.Strategy, ratio.Threshold = circuitbreaker.ErrorRatio, float64(r.ErrorPercent)/100
+	count.Strategy, count.Threshold = circuitbreaker.ErrorCount, float64(r.ErrorCount)
+	if _, err := circuitbreaker.LoadRulesOfResource(c.resource, []*circuitbreaker.Rule{&ratio, &count, &slow}); err != nil {
 		return fmt.Errorf("breaker of %s: %w", c.resource, err)
 	}
 	c.rule = r
@@ -171,11 +182,16 @@ func became(r *circuitbreaker.Rule, s State) {
 		return
 	}
 	c := found.(*circuit)
-	if r.Id != strconv.FormatInt(c.generation.Load(), 10) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r.Id != strconv.FormatInt(c.generation, 10) {
 		return
 	}
-	c.state.Store(int32(s))
-	if s == Open {
+	before := State(c.state.Load())
+	c.states[r.Strategy] = s
+	worst := max(c.states[0], c.states[1], c.states[2])
+	c.state.Store(int32(worst))
+	if worst == Open && before != Open {
 		c.opened.Inc()
 	}
 }

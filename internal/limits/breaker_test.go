@@ -32,7 +32,10 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	g := &rig{t: t, clock: sentinelClock(t), registry: prometheus.NewRegistry(), rules: shipped(t)}
-	g.rules.Breakers.Redis = BreakerRule{ErrorPercent: 50, MinRequests: 4, Window: 2 * time.Second, RetryAfter: time.Second}
+	g.rules.Breakers.Redis = BreakerRule{
+		ErrorPercent: 50, ErrorCount: 1000, SlowCall: 100 * time.Millisecond, SlowPercent: 80,
+		MinRequests: 4, Window: 2 * time.Second, RetryAfter: time.Second,
+	}
 	g.limiter = newLimiter(t, g.rules, Options{Registerer: g.registry})
 	g.Breaker = g.limiter.Breaker(Redis, isDown)
 	return g
@@ -83,6 +86,80 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 	require.Equal(t, Closed, g.state(t))
 	require.NoError(t, g.do(5, nil))
 	require.Equal(t, 2.0, value(t, g.registry, "flashgate_breaker_opened_total", "engine", "redis"))
+}
+
+// take makes calls that succeed after so long.
+func (g *rig) take(times int, each time.Duration) (last error) {
+	for range times {
+		last = g.Do(g.t.Context(), func(context.Context) error {
+			g.clock.advance(each)
+			return nil
+		})
+	}
+	return last
+}
+
+func TestSlowCallsOpenTheBreaker(t *testing.T) {
+	g := newRig(t)
+	require.NoError(t, g.take(2, 100*time.Millisecond), "no longer than slow_call")
+	require.NoError(t, g.take(7, 101*time.Millisecond))
+	require.Equal(t, Closed, g.state(t), "7 of 9")
+	require.NoError(t, g.take(1, 101*time.Millisecond))
+	require.Equal(t, Open, g.state(t), "8 of 10")
+	require.ErrorIs(t, g.take(1, 0), ErrOpen)
+
+	g.clock.advance(time.Second)
+	require.NoError(t, g.take(1, 101*time.Millisecond))
+	require.Equal(t, Open, g.state(t), "the trial call was slow")
+	g.clock.advance(time.Second)
+	require.NoError(t, g.take(1, 0))
+	require.Equal(t, Closed, g.state(t))
+	require.Equal(t, 2.0, value(t, g.registry, "flashgate_breaker_opened_total", "engine", "redis"))
+}
+
+func TestManyErrorsOpenTheBreaker(t *testing.T) {
+	g := newRig(t)
+	other := *g.rules
+	other.Breakers.Redis.ErrorCount, other.Breakers.Redis.ErrorPercent = 5, 100
+	require.NoError(t, g.limiter.Swap(&other))
+	for range 4 {
+		require.NoError(t, g.do(9, nil))
+		require.Equal(t, errDown, g.do(1, errDown))
+	}
+	require.Equal(t, Closed, g.state(t), "4 of 40, and a ratio far below")
+	require.Equal(t, errDown, g.do(1, errDown))
+	require.Equal(t, Open, g.state(t))
+	g.clock.advance(time.Second)
+	require.NoError(t, g.do(1, nil))
+	require.Equal(t, Closed, g.state(t))
+}
+
+// What goes by the ratio and what goes by the time may open at different moments: calls
+// are refused until both have been tried out.
+func TestBreakerOpenForTwoReasons(t *testing.T) {
+	g := newRig(t)
+	require.NoError(t, g.take(4, 101*time.Millisecond))
+	require.Equal(t, Open, g.state(t))
+	inFlight, end := make(chan struct{}), make(chan struct{})
+	g.clock.advance(time.Second)
+	done := make(chan error)
+	go func() {
+		done <- g.Do(t.Context(), func(context.Context) error {
+			close(inFlight)
+			<-end
+			return errDown
+		})
+	}()
+	<-inFlight
+	require.Equal(t, HalfOpen, g.state(t))
+	close(end)
+	require.Equal(t, errDown, <-done)
+	require.Equal(t, Closed, g.state(t), "it failed fast: 1 of 5 is no ratio to open by")
+	require.Equal(t, errDown, g.do(3, errDown))
+	require.Equal(t, Open, g.state(t), "4 of 8")
+	g.clock.advance(time.Second)
+	require.NoError(t, g.do(1, nil))
+	require.Equal(t, Closed, g.state(t))
 }
 
 func TestBreakerWantsSomeCalls(t *testing.T) {

@@ -65,13 +65,22 @@ func (c *clock) Sleep(time.Duration)       { panic("BUG: a limit slept") }
 func sentinelClock(t *testing.T) *clock {
 	t.Helper()
 	require.NoError(t, startSentinel())
-	c, before := newClock(), util.CurrentClock()
-	// Sentinel's windows are never moved back: go on from where the last test was.
+	c := newClock()
+	// Sentinel's windows are never moved back: go on from where the last test was, and
+	// let the next go on from here.
 	c.now = time.UnixMilli(int64(util.CurrentTimeMillis())).Add(time.Hour)
 	util.SetClock(c)
-	t.Cleanup(func() { util.SetClock(before) })
+	t.Cleanup(func() { util.SetClock(ahead{time.Until(c.Now())}) })
 	return c
 }
+
+// ahead is a clock that goes, so much ahead of the time.
+type ahead struct{ by time.Duration }
+
+func (a ahead) Now() time.Time            { return time.Now().Add(a.by) }
+func (a ahead) CurrentTimeMillis() uint64 { return uint64(a.Now().UnixMilli()) }
+func (a ahead) CurrentTimeNano() uint64   { return uint64(a.Now().UnixNano()) }
+func (ahead) Sleep(time.Duration)         { panic("BUG: a limit slept") }
 
 // value reads a metric; its labels are those given, in pairs.
 func value(t *testing.T, from prometheus.Gatherer, name string, labels ...string) float64 {

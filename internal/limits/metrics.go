@@ -13,14 +13,21 @@ const (
 	limitGateway limitKind = iota
 	limitAddress
 	limitUser
+	limitSale
 	limitFlow
+	limitSaleFlow
+	limitHotspot
 	limitConcurrency
+	limitSystem
+	limitCluster
 	limitKinds
 )
 
 // limitNames is what a refusal is called in logs and metrics.
 var limitNames = func() (names [limitKinds][classes]string) {
-	for k, kind := range [limitKinds]string{"gateway", "address", "user", "flow", "concurrency"} {
+	for k, kind := range [limitKinds]string{
+		"gateway", "address", "user", "sale", "flow", "sale_flow", "hotspot", "concurrency", "system", "cluster",
+	} {
 		for c := range classes {
 			names[k][c] = kind + "_" + c.String()
 		}
@@ -31,6 +38,8 @@ var limitNames = func() (names [limitKinds][classes]string) {
 type metrics struct {
 	refusals       *prometheus.CounterVec
 	refused        [limitKinds][classes]prometheus.Counter
+	blockedAddress prometheus.Counter
+	blockedUser    prometheus.Counter
 	breakerRefused *prometheus.CounterVec
 	breakerOpened  *prometheus.CounterVec
 	reloads        prometheus.Counter
@@ -44,7 +53,9 @@ func newMetrics() *metrics {
 		Help: "Requests refused, by the limit that refused them.",
 	}, []string{"limit"})
 	m := &metrics{
-		refusals: refused,
+		refusals:       refused,
+		blockedAddress: refused.WithLabelValues(BlockedAddress),
+		blockedUser:    refused.WithLabelValues(BlockedUser),
 		breakerRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flashgate_breaker_refusals_total",
 			Help: "Calls refused because the engine's circuit breaker was open.",
@@ -91,6 +102,10 @@ var (
 		"The engine's circuit breaker: 0 closed, 1 half-open, 2 open.", []string{"engine"}, nil)
 	trackedDesc = prometheus.NewDesc("flashgate_limits_tracked_buckets",
 		"Addresses and users that have a token bucket.", []string{"limit"}, nil)
+	listedDesc = prometheus.NewDesc("flashgate_limits_access_rules",
+		"Blocks and allowances that operators made and that are in force.", nil, nil)
+	aloneDesc = prometheus.NewDesc("flashgate_limits_cluster_alone",
+		"1 while the limit of all gateways is on and this one keeps its part by itself, because Redis does not answer.", []string{"limit"}, nil)
 	sharedDesc = prometheus.NewDesc("flashgate_limits_shared_bucket_requests_total",
 		"Requests held against a shared bucket because no room was left for one of their own.", []string{"limit"}, nil)
 )
@@ -102,13 +117,21 @@ func (observed) Describe(to chan<- *prometheus.Desc) {
 	to <- breakerStateDesc
 	to <- trackedDesc
 	to <- sharedDesc
+	to <- listedDesc
+	to <- aloneDesc
 }
 
 func (o observed) Collect(to chan<- prometheus.Metric) {
 	for _, e := range Engines {
 		to <- prometheus.MustNewConstMetric(breakerStateDesc, prometheus.GaugeValue, float64(o.circuits[e].state.Load()), string(e))
 	}
+	to <- prometheus.MustNewConstMetric(listedDesc, prometheus.GaugeValue, float64(o.accessRules()))
 	for c := range classes {
+		alone := 0.0
+		if s := o.shares[c]; s.rules.Load() != nil && s.own.Load() != nil {
+			alone = 1
+		}
+		to <- prometheus.MustNewConstMetric(aloneDesc, prometheus.GaugeValue, alone, limitNames[limitCluster][c])
 		for _, t := range []struct {
 			counts func() (int, int)
 			name   string

@@ -3,6 +3,7 @@ package limits
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -60,41 +61,70 @@ func (c steadyClock) CurrentTimeMillis() uint64 { return uint64(c.Now().UnixMill
 func (c steadyClock) CurrentTimeNano() uint64   { return uint64(c.Now().UnixNano()) }
 func (c steadyClock) Sleep(time.Duration)       { panic("BUG: a rule that sleeps: all of ours reject") }
 
-// flowRule is a class's flow rule in Sentinel: requests in any one second.
+// sentinelCeiling is the largest threshold given to Sentinel, in requests a second: far
+// above what one process can take, and low enough that its sums of milliseconds and
+// tokens stay within int64 for years. A larger limit never bites either.
+const sentinelCeiling = 1e7
+
+// warmUpFloor is the rate, in requests a second, below which a rule does not warm up:
+// of so few, Sentinel's whole numbers leave a slope of nothing by nothing.
+const warmUpFloor = 100
+
+// flowRule is a flow rule of Sentinel: requests in any one second.
 type flowRule struct {
 	resource string
 	node     *stat.ResourceNode
 	question *base.EntryContext // read only, so one does for all requests
+	pace     pace
+	least    atomic.Uint64 // float64 bits: the lowest threshold that the rule may have
 }
 
 func newFlowRule(resource string) *flowRule {
 	node := stat.GetOrCreateResourceNode(resource, base.ResTypeWeb)
-	return &flowRule{resource, node, &base.EntryContext{
+	return &flowRule{resource: resource, node: node, question: &base.EntryContext{
 		Resource: base.NewResourceWrapper(resource, base.ResTypeWeb, base.Inbound),
 		StatNode: node,
 		Input:    &base.SentinelInput{BatchCount: 1},
 	}}
 }
 
-// follow puts qps requests a second in force; it keeps the counts of the window.
-func (f *flowRule) follow(qps float64) error {
-	if _, err := flow.LoadRulesOfResource(f.resource, []*flow.Rule{{
+// warmUp is how a flow rule goes from a part of its rate to all of it; the zero value
+// is not at all.
+type warmUp struct {
+	period time.Duration
+	cold   int
+}
+
+// follow puts qps requests a second in force; it keeps the counts of the window. A
+// rule that changes and warms up begins to do so anew.
+func (f *flowRule) follow(qps float64, w warmUp) error {
+	rule := &flow.Rule{
 		Resource:               f.resource,
 		TokenCalculateStrategy: flow.Direct,
 		ControlBehavior:        flow.Reject, // Throttling would sleep on the request's goroutine
-		Threshold:              qps,
-	}}); err != nil {
+		Threshold:              min(qps, sentinelCeiling),
+	}
+	least := rule.Threshold
+	if w.period > 0 && qps >= warmUpFloor {
+		rule.TokenCalculateStrategy = flow.WarmUp
+		rule.WarmUpPeriodSec, rule.WarmUpColdFactor = uint32(w.period/time.Second), uint32(w.cold)
+		least /= float64(w.cold)
+	}
+	if _, err := flow.LoadRulesOfResource(f.resource, []*flow.Rule{rule}); err != nil {
 		return fmt.Errorf("flow rule of %s: %w", f.resource, err)
 	}
+	f.least.Store(math.Float64bits(least))
 	return nil
 }
 
-// allow asks the rule for one request and counts it. It asks the flow slot itself:
-// sentinel.Entry around it costs a microsecond and six allocations a request, for
-// statistics that nobody reads.
-func (f *flowRule) allow() bool {
-	if r := flow.DefaultSlot.Check(f.question); r != nil && r.IsBlocked() {
-		return false
+// allow asks the rule for one request, unless it is far below its threshold, and
+// counts it. It asks the flow slot itself: sentinel.Entry around it costs a microsecond
+// and six allocations a request, for statistics that nobody reads.
+func (f *flowRule) allow(now time.Time) bool {
+	if !f.pace.calm(now, math.Float64frombits(f.least.Load())) {
+		if r := flow.DefaultSlot.Check(f.question); r != nil && r.IsBlocked() {
+			return false
+		}
 	}
 	f.node.AddCount(base.MetricEventPass, 1)
 	return true

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -25,7 +26,8 @@ const (
 // Watch follows the limits file at path until ctx ends, and then returns nil: a valid
 // change is in force within a second, an invalid one is logged with its line, counted
 // in flashgate_limits_reload_failures_total, and changes nothing. It watches the
-// folder, so that a file replaced by a rename (editors, config maps) is seen.
+// folder, so that a file replaced by a rename (editors, config maps) is seen. Beside
+// that it reads the machine's load average for the rule on it.
 func (l *Limiter) Watch(ctx context.Context, path string) error {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -36,6 +38,8 @@ func (l *Limiter) Watch(ctx context.Context, path string) error {
 		return fmt.Errorf("watching %s: %w", path, err)
 	}
 	f := &follower{limiter: l, path: path}
+	l.history.from(path)
+	var noLoad error
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	var settled <-chan time.Time
@@ -58,6 +62,10 @@ func (l *Limiter) Watch(ctx context.Context, path string) error {
 			f.look()
 		case <-poll.C:
 			f.look()
+			if err := readLoad(); err != nil && noLoad == nil {
+				noLoad = err
+				l.log.Warn("the load average cannot be read: system.load1 refuses nobody", "error", err)
+			}
 		}
 	}
 }
@@ -78,8 +86,9 @@ func (f *follower) look() {
 	if err != nil {
 		if f.problem != err.Error() {
 			f.problem = err.Error()
-			l.metrics.reloadFailures.Inc()
+			l.history.refused(err)
 			l.log.Error("limits file cannot be read: the limits before stay in force", "path", f.path, "error", err)
+			l.metrics.reloadFailures.Inc()
 		}
 		return
 	}
@@ -91,16 +100,19 @@ func (f *follower) look() {
 	f.seen = sum
 	rules, err := Parse(f.path, content)
 	if err == nil {
-		if *rules == l.rules.Load().Rules {
+		if reflect.DeepEqual(*rules, l.rules.Load().Rules) {
+			l.history.refused(nil) // mended, or never wrong
 			return
 		}
 		err = l.Swap(rules)
 	}
 	if err != nil {
-		l.metrics.reloadFailures.Inc()
+		l.history.refused(err)
 		l.report(err)
+		l.metrics.reloadFailures.Inc()
 		return
 	}
+	l.history.refused(nil)
 	l.metrics.reloads.Inc()
 	l.metrics.reloaded.Set(float64(time.Now().UnixMilli()) / 1000)
 	l.log.Info("limits reloaded", "path", f.path)

@@ -108,6 +108,7 @@ func adminRoutes(mux *http.ServeMux, s Service) {
 		}
 		return about(r, func(ctx context.Context, id int64) (Change, error) { return s.ReplayDeadBatch(ctx, id, q) })
 	})
+	limitRoutes(mux, s)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotFound, failure{sale.CodeNotFound, r.Method + " " + r.URL.Path + " is not of this port"})
 	})

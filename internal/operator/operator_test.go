@@ -105,7 +105,7 @@ func TestOnlyProbesGoWithoutTheToken(t *testing.T) {
 			require.Contains(t, body, "UNAUTHENTICATED")
 		}
 	}
-	for _, path := range []string{"/metrics", "/debug/pprof/", "/admin/v1/sales", "/admin/v1/tasks", "/admin/v1/dead-batches", "/admin/v1/reconcile/reports"} {
+	for _, path := range []string{"/metrics", "/debug/pprof/", "/admin/v1/sales", "/admin/v1/tasks", "/admin/v1/dead-batches", "/admin/v1/reconcile/reports", "/admin/v1/access"} {
 		status, body := p.get(t, path, token)
 		require.Equal(t, 200, status, "%s: %s", path, body)
 	}

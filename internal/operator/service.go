@@ -10,6 +10,7 @@ import (
 
 	"flashgate/internal/audit"
 	"flashgate/internal/ledger"
+	"flashgate/internal/limits"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
 	"flashgate/reconciler"
@@ -37,6 +38,9 @@ type Service interface {
 	DeadBatches(ctx context.Context) ([]DeadBatchView, error)
 	DeadBatch(ctx context.Context, id int64) (DeadBatchView, error)
 	ReplayDeadBatch(ctx context.Context, id int64, r Replay) (Change, error)
+	Limits(ctx context.Context) (limits.View, error)
+	Access(ctx context.Context) ([]AccessView, error)
+	SetAccess(ctx context.Context, change AccessChange) (Change, error)
 }
 
 // SaleSpec is a sale as an operator writes it.
@@ -101,6 +105,7 @@ type Admin struct {
 	Stock      *stock.Store
 	Reconciler *reconciler.Reconciler
 	Auditor    *audit.Auditor
+	Limiter    *limits.Limiter // nil in a process that is no gateway
 }
 
 var _ Service = (*Admin)(nil)

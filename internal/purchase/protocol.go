@@ -20,11 +20,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"flashgate/internal/bus"
 	"flashgate/internal/failpoint"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
+	"flashgate/internal/tracing"
 )
 
 // Stock is the part of stock.Store that the protocol uses.
@@ -170,10 +172,22 @@ func (p *Protocol) run(ctx context.Context, s *sale.Sale, r *run) {
 		answerAll(r.requests, Answer{Code: sale.CodeUnavailable})
 		return
 	}
+	ctx, span := tracing.Join(ctx, "batch", r.followed())
+	defer span.End()
 	if p.reserve(ctx, s, r) {
 		p.replay(ctx, s, r)
 		p.handOver(ctx, r)
 	}
+}
+
+// followed are the spans of the requests that have one.
+func (r *run) followed() (spans []trace.Span) {
+	for _, q := range r.requests {
+		if q.Span != nil {
+			spans = append(spans, q.Span)
+		}
+	}
+	return spans
 }
 
 // busProbeMillis is how often a batch with winners is let through to a bus whose
@@ -218,13 +232,15 @@ func (p *Protocol) reserve(ctx context.Context, s *sale.Sale, r *run) bool {
 
 	terms := stock.Terms{StartsAt: s.StartsAt, EndsAt: s.EndsAt, Paused: s.Status == sale.Paused, PerUserLimit: s.PerUserLimit}
 	began := time.Now()
-	err := guard(ctx, p.o.RedisBreaker, func(ctx context.Context) error {
+	inStep, span := tracing.Child(ctx, "reserve")
+	err := guard(inStep, p.o.RedisBreaker, func(ctx context.Context) error {
 		ctx, cancel := context.WithDeadline(ctx, deadline(r.requests))
 		defer cancel()
 		epoch, err := p.o.Stock.Reserve(ctx, &r.batch, terms, p.o.Hold, r.outcomes)
 		r.batch.Epoch = epoch
 		return err
 	})
+	tracing.End(span, err)
 	p.metrics.step("reserve", began, err)
 	p.metrics.batchOrders.Observe(float64(len(r.requests)))
 	if err != nil {
@@ -266,7 +282,7 @@ func (p *Protocol) failedReserve(ctx context.Context, r *run, err error) sale.Co
 	if errors.Is(err, stock.ErrNotReady) || errors.Is(err, stock.ErrNotRun) || errors.Is(err, errNotCalled) {
 		return sale.CodeUnavailable
 	}
-	p.o.Log.Warn("reserve has an unknown outcome", "sale", r.batch.SaleID, "batch", r.batch.ID, "err", err)
+	p.o.Log.WarnContext(ctx, "reserve has an unknown outcome", "sale", r.batch.SaleID, "batch", r.batch.ID, "orders", orderIDs(r.batch.Orders), "err", err)
 	// Epoch 0: whichever epoch Redis is at, no half message of this batch exists.
 	r.batch.Epoch = 0
 	return p.void(ctx, &r.batch)
@@ -277,13 +293,15 @@ func (p *Protocol) failedReserve(ctx context.Context, r *run, err error) sale.Co
 func (p *Protocol) void(ctx context.Context, b *sale.Batch) sale.Code {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.o.ReleaseTimeout)
 	defer cancel()
+	ctx, span := tracing.Child(ctx, "release")
 	state, err := p.o.Stock.Release(ctx, b.SaleID, b.ID, b.Epoch, b.Orders)
+	tracing.End(span, err)
 	if err == nil && state == stock.StateVoid {
 		p.metrics.released.Inc()
 		return sale.CodeUnavailable
 	}
-	p.o.Log.Warn("release has an unknown outcome; the sweeper or a check-back will find it",
-		"sale", b.SaleID, "batch", b.ID, "state", state, "err", err)
+	p.o.Log.WarnContext(ctx, "release has an unknown outcome; the sweeper or a check-back will find it",
+		"sale", b.SaleID, "batch", b.ID, "orders", orderIDs(b.Orders), "state", state, "err", err)
 	return sale.CodeOutcomeUnknown
 }
 
@@ -325,7 +343,9 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 	began := time.Now()
 	half, cancel := context.WithTimeout(ctx, p.o.HalfTimeout)
 	defer cancel()
+	half, span := tracing.Child(half, "half")
 	local := func() bus.Decision {
+		tracing.End(span, nil)
 		p.metrics.step("half", began, nil)
 		failpoint.Hit(failpoint.AfterHalf)
 		state, err := p.confirm(ctx, &r.batch, limit)
@@ -355,9 +375,10 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 	if err == nil || ended {
 		return
 	}
+	tracing.End(span, err)
 	p.busProbe.Store(time.Now().UnixMilli() + busProbeMillis)
 	p.metrics.step("half", began, err)
-	p.o.Log.Warn("half message was not stored, or nobody knows", "sale", r.batch.SaleID, "batch", r.batch.ID, "err", err)
+	p.o.Log.WarnContext(ctx, "half message was not stored, or nobody knows", "sale", r.batch.SaleID, "batch", r.batch.ID, "orders", orderIDs(r.batch.Orders), "err", err)
 	end(p.void(ctx, &r.batch))
 }
 
@@ -398,7 +419,9 @@ func (p *Protocol) confirm(ctx context.Context, b *sale.Batch, limit time.Time) 
 	pause := confirmMinMillis * time.Millisecond
 	for {
 		began := time.Now()
-		state, err := p.o.Stock.Confirm(ctx, b)
+		inStep, span := tracing.Child(ctx, "confirm")
+		state, err := p.o.Stock.Confirm(inStep, b)
+		tracing.End(span, err)
 		p.metrics.step("confirm", began, err)
 		if err == nil {
 			if state == stock.StateOtherEpoch {
@@ -407,7 +430,8 @@ func (p *Protocol) confirm(ctx context.Context, b *sale.Batch, limit time.Time) 
 			return state, nil
 		}
 		if !sleep(ctx, pause) {
-			p.o.Log.Warn("confirm has an unknown outcome; a check-back will find it", "sale", b.SaleID, "batch", b.ID, "err", err)
+			p.o.Log.WarnContext(ctx, "confirm has an unknown outcome; a check-back will find it",
+				"sale", b.SaleID, "batch", b.ID, "orders", orderIDs(b.Orders), "err", err)
 			return stock.StateAbsent, err
 		}
 		pause = min(2*pause, confirmMaxMillis*time.Millisecond)

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"flashgate/internal/sale"
 )
 
@@ -25,6 +27,7 @@ type Answer struct {
 type Request struct {
 	Order    sale.Order // with the id that it gets if it wins
 	Deadline time.Time  // when the shopper stops waiting
+	Span     trace.Span // of the shopper's request, if it is followed; nil otherwise
 
 	state atomic.Int32
 	reply chan Answer // holds one
@@ -55,7 +58,7 @@ func NewRequest(order sale.Order, deadline time.Time) *Request {
 }
 
 func (r *Request) recycle() {
-	r.Order = sale.Order{}
+	r.Order, r.Span = sale.Order{}, nil
 	requests.Put(r)
 }
 

@@ -9,6 +9,9 @@ type Code string
 const (
 	CodeInvalid         Code = "INVALID_REQUEST"
 	CodeUnauthenticated Code = "UNAUTHENTICATED"
+	CodeBlocked         Code = "BLOCKED"          // an operator blocked the user or the address
+	CodeTicket          Code = "TICKET_REQUIRED"  // a purchase without a good ticket
+	CodeChallenge       Code = "CHALLENGE_FAILED" // no ticket without it
 	CodeSaleNotFound    Code = "SALE_NOT_FOUND"
 	CodeOrderNotFound   Code = "ORDER_NOT_FOUND"
 	CodeNotFound        Code = "NOT_FOUND"

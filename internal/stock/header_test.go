@@ -151,6 +151,8 @@ func recordCalls(t *testing.T) map[string][]scriptCall {
 	require.NoError(t, err)
 	_, err = f.PurgeVoids(t.Context(), f.sale.ID, time.Hour)
 	require.NoError(t, err)
+	_, _, err = f.Quota(t.Context(), "gateway", "purchase", 10, 10, 1)
+	require.NoError(t, err)
 	_, _, err = f.Server(t.Context(), f.sale.ID, "")
 	require.NoError(t, err)
 	_, _, err = f.OldestOpen(t.Context(), f.sale.ID, 0, 1)

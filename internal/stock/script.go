@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -75,11 +76,13 @@ func (s *Store) run(ctx context.Context, timeout time.Duration, sc *script, sale
 	if err := ctx.Err(); err != nil {
 		return rueidis.RedisMessage{}, fmt.Errorf("%w: %s: %w", ErrNotRun, sc.name, err)
 	}
+	began := time.Now()
 	result := s.client.Do(ctx, s.command(sc, false, saleID, args))
 	if isNoScript(result.Error()) {
 		result = s.client.Do(ctx, s.command(sc, true, saleID, args))
 	}
 	reply, err := result.ToMessage()
+	s.metrics.called(sc, began, err)
 	if err != nil {
 		return reply, classify(sc.name, err)
 	}
@@ -137,6 +140,17 @@ func (s *Store) runReplicated(ctx context.Context, sc *script, saleID string, ar
 	if s.opts.WaitReplicas == 0 {
 		return s.runCode(ctx, s.opts.CallTimeout, sc, saleID, args...)
 	}
+	began := time.Now()
+	code, err := s.runAndWait(ctx, sc, saleID, args)
+	failed := err
+	if errors.Is(err, ErrNotReady) {
+		failed = nil
+	}
+	s.metrics.called(sc, began, failed)
+	return code, err
+}
+
+func (s *Store) runAndWait(ctx context.Context, sc *script, saleID string, args []string) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout+s.opts.WaitTimeout)
 	defer cancel()
 	select {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/rueidis"
 )
 
@@ -33,6 +34,8 @@ type Options struct {
 	// which needs a connection to itself. 0 = 64: at 64 orders a batch and 1 ms a
 	// confirm that is millions of orders a second.
 	MaxWaitConnections int
+
+	Registerer prometheus.Registerer // nil = metrics that nobody sees
 }
 
 const (
@@ -68,6 +71,7 @@ type Store struct {
 	client  rueidis.Client
 	opts    Options
 	waiting chan struct{} // a token for each call that waits for replicas
+	metrics *metrics
 }
 
 // Open connects. A node must answer; the rest of a cluster may come later.
@@ -114,7 +118,12 @@ func Open(opts Options) (*Store, error) {
 		}
 		return nil, fmt.Errorf("stock: connect to Redis at %v: %w", opts.Addresses, err)
 	}
-	return &Store{client: client, opts: opts, waiting: make(chan struct{}, opts.MaxWaitConnections)}, nil
+	s := &Store{client: client, opts: opts, waiting: make(chan struct{}, opts.MaxWaitConnections)}
+	if s.metrics, err = newMetrics(s, opts.Registerer); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("stock: metrics: %w", err)
+	}
+	return s, nil
 }
 
 func setDefault(d *time.Duration, millis int) {

@@ -22,6 +22,7 @@ const (
 	kindFloat
 	kindDuration
 	kindStrings
+	kindMap // of structs, by names that the file chooses
 	kindCustom
 )
 
@@ -69,6 +70,8 @@ func kindOf(t reflect.Type, name string) kind {
 		return kindDuration
 	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String:
 		return kindStrings
+	case t.Kind() == reflect.Map && t.Key().Kind() == reflect.String && t.Elem().Kind() == reflect.Struct:
+		return kindMap
 	}
 	switch t.Kind() {
 	case reflect.Struct:

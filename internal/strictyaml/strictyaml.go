@@ -9,7 +9,8 @@
 // yaml is the key; default is the value when the key is absent; min and max are
 // inclusive (of a list or a string: of its length); oneof lists the words allowed,
 // apart by |; required:"true" has no default. Fields are structs, strings, bools,
-// integers, float64, time.Duration, []string, or implement yaml.Unmarshaler.
+// integers, float64, time.Duration, []string, maps of structs whose keys are names of
+// the file's choosing, or implement yaml.Unmarshaler.
 package strictyaml
 
 import (
@@ -20,6 +21,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -211,18 +213,51 @@ func (d *Doc) mapping(n *yaml.Node, at string, v reflect.Value) {
 // value fills the field v from the node n.
 func (d *Doc) value(n *yaml.Node, path string, v reflect.Value, f *field) {
 	null := n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null"
-	if null && f.kind == kindStruct {
+	if null && (f.kind == kindStruct || f.kind == kindMap) {
 		n = &yaml.Node{Kind: yaml.MappingNode, Line: n.Line} // a section whose keys are all commented out
 	} else if null {
 		d.failAt(n.Line, path, "has no value: give one%s, or leave the key out%s", f.want(), f.otherwise())
 		return
 	}
-	if f.kind == kindStruct {
+	switch f.kind {
+	case kindStruct:
 		d.mapping(n, path, v)
+		return
+	case kindMap:
+		d.named(n, path, v, f)
 		return
 	}
 	if err := f.set(n, v); err != nil {
 		d.failAt(n.Line, path, "%s", err)
+	}
+}
+
+// named fills the map v, of structs by name, from the mapping n.
+func (d *Doc) named(n *yaml.Node, at string, v reflect.Value, f *field) {
+	if n.Kind != yaml.MappingNode {
+		d.failAt(n.Line, at, "is %s: want names, each with keys and values", describe(n))
+		return
+	}
+	entries := reflect.MakeMap(v.Type())
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		path, name := join(at, key.Value), reflect.ValueOf(key.Value).Convert(v.Type().Key())
+		switch {
+		case entries.MapIndex(name).IsValid():
+			d.failAt(key.Line, path, "written twice: first on line %d", d.lines[path])
+			continue
+		case value.Kind == yaml.AliasNode || value.Anchor != "":
+			d.failAt(value.Line, path, "anchors and aliases are not taken: write the value out")
+			continue
+		}
+		d.lines[path] = key.Line
+		entry := reflect.New(v.Type().Elem()).Elem()
+		d.mapping(value, path, entry)
+		entries.SetMapIndex(name, entry)
+	}
+	v.Set(entries)
+	if err := f.inRange(float64(entries.Len()), strconv.Itoa(entries.Len())+" names", " names", parseInt); err != nil {
+		d.failAt(n.Line, at, "%s", err)
 	}
 }
 
