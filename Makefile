@@ -2,19 +2,23 @@
 
 GOLANGCI_VERSION    := v2.15.0
 GOVULNCHECK_VERSION := v1.8.0
+K6_VERSION          := v1.8.1
+VEGETA_VERSION      := $(shell awk '/vegeta\/v12 v/ { print $$2 }' bench/vegeta/tool.mod)
 
 # Tools are built here, once a version.
 TOOLS       := .run/bin
 GOLANGCI    := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+K6          := $(TOOLS)/k6-$(K6_VERSION)
+VEGETA      := $(TOOLS)/vegeta-$(VEGETA_VERSION)
 
 LOCAL := go run ./deploy/local
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt-check vet lint vuln race bench e2e up down install
+.PHONY: help run test check fmt-check vet lint vuln race bench bench-scale bench-k6 bench-vegeta e2e up down install
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## sell a demo sale on embedded engines; data in ./data
 	go run .
@@ -28,9 +32,20 @@ check: fmt-check vet lint vuln ## format, vet, lint and known vulnerabilities
 race: install ## make test under the race detector
 	GORACE=suppressions=$(CURDIR)/internal/bus/race.suppressions $(LOCAL) test -- -race -timeout=20m ./...
 
-bench: ## load the embedded engines, check every answer, audit
-	go run ./bench storm --start embedded
-	go run ./bench accept --start embedded
+# All of them run on the real engines if those are up, or else on embedded ones.
+bench: ## every load scenario and baseline, each audited, and their ratios; bench/out/report.html
+	go run ./bench all --start auto
+
+bench-scale: ## how it scales: daemons, sales, connections, stock, a million buyers
+	go run ./bench scale --start auto
+
+bench-k6: $(K6) ## the k6 scripts (opening second, storm, soak), each with an audit
+	go run ./bench k6 opening --k6 $(K6)
+	go run ./bench k6 storm --k6 $(K6)
+	go run ./bench k6 soak --k6 $(K6)
+
+bench-vegeta: $(VEGETA) ## a vegeta attack with a plot, and an audit
+	go run ./bench vegeta --vegeta $(VEGETA)
 
 e2e: install ## the whole program on the real engines, as a shopper meets it
 	$(LOCAL) test -- -run E2E ./e2e/...
@@ -70,3 +85,12 @@ $(GOLANGCI):
 $(GOVULNCHECK):
 	GOBIN=$(abspath $(TOOLS))/partial go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
 	mv $(TOOLS)/partial/govulncheck $@
+
+$(K6):
+	GOBIN=$(abspath $(TOOLS))/partial go install go.k6.io/k6@$(K6_VERSION)
+	mv $(TOOLS)/partial/k6 $@
+
+# Its dependencies are none of flashgate's: a module file of its own names the version.
+$(VEGETA):
+	go build -modfile=bench/vegeta/tool.mod -o $(TOOLS)/partial/vegeta github.com/tsenart/vegeta/v12
+	mv $(TOOLS)/partial/vegeta $@

@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"strconv"
@@ -16,6 +18,10 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"flashgate/bench/load"
+	"flashgate/bench/scenario"
+	"flashgate/bench/system"
 )
 
 // The test binary is its own flashgate: with fakeVariable set it is a command or a
@@ -32,6 +38,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
+const testsSideBySide = "8"
+
 // runTests runs the tests with an environment in which every process they start is
 // the fake, and what failed runs keep is removed in the end.
 func runTests(m *testing.M) int {
@@ -47,6 +55,11 @@ func runTests(m *testing.M) int {
 			return 1
 		}
 	}
+	// They wait for processes and watermarks far more than they compute.
+	if err := flag.Set("test.parallel", testsSideBySide); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return m.Run()
 }
 
@@ -59,12 +72,17 @@ type fakeShop struct {
 	limit string // raisedLimit, or every purchase is refused
 
 	mu       sync.Mutex
-	total    int
-	sold     int
 	refusals int
 	last     int64
-	opened   bool
-	orders   map[string]fakeOrder // by user
+	sales    map[string]*fakeSale
+}
+
+type fakeSale struct {
+	total  int
+	sold   int
+	starts time.Time
+	opened bool
+	orders map[string]fakeOrder // by user
 }
 
 type fakeOrder struct {
@@ -78,49 +96,66 @@ func (s *fakeShop) serve(c *fasthttp.RequestCtx) {
 	path := string(c.Path())
 	user := strings.TrimPrefix(string(c.Request.Header.Peek("Authorization")), "Bearer token-of-")
 	switch {
-	case c.IsPost() && strings.HasSuffix(path, "/purchases"):
-		s.purchase(c, user)
 	case strings.HasPrefix(path, "/v1/sales/"):
-		s.page(c)
+		id, _, _ := strings.Cut(strings.TrimPrefix(path, "/v1/sales/"), "/")
+		of, there := s.sales[id]
+		switch {
+		case !there:
+			refuse(c, http.StatusNotFound, "SALE_NOT_FOUND")
+		case c.IsPost():
+			s.purchase(c, of, user)
+		default:
+			s.page(c, of)
+		}
 	case path == "/v1/orders":
 		c.SetBodyString(`{"orders":[]}`)
 	case strings.HasPrefix(path, "/v1/orders/"):
-		s.order(c, user, strings.TrimPrefix(path, "/v1/orders/"))
+		if of, there := s.sales[string(c.QueryArgs().Peek("sale_id"))]; there {
+			s.order(c, of, user, strings.TrimPrefix(path, "/v1/orders/"))
+		} else {
+			refuse(c, http.StatusNotFound, "ORDER_NOT_FOUND")
+		}
 	default:
 		c.SetStatusCode(http.StatusNotFound)
 	}
 }
 
-func (s *fakeShop) page(c *fasthttp.RequestCtx) {
-	left := max(0, s.total-s.sold)
+func (s *fakeShop) page(c *fasthttp.RequestCtx, of *fakeSale) {
+	left := max(0, of.total-of.sold)
 	status := "OPEN"
 	switch {
-	case !s.opened:
+	case !of.opened:
 		status = "PAUSED"
+	case time.Now().Before(of.starts):
+		status = "UPCOMING"
 	case left == 0:
 		status = "SOLD_OUT"
 	}
-	if s.fault == "stock" && s.sold > 0 {
+	if s.fault == "stock" && of.sold > 0 {
 		left++
 	}
 	fmt.Fprintf(c, `{"id":"x","status":%q,"stock_left":%d}`, status, left)
 }
 
-func (s *fakeShop) purchase(c *fasthttp.RequestCtx, user string) {
+func (s *fakeShop) purchase(c *fasthttp.RequestCtx, of *fakeSale, user string) {
 	if string(c.Request.Header.Peek("Idempotency-Key")) == "" || string(c.PostBody()) != `{"quantity":1}` {
 		refuse(c, http.StatusBadRequest, "INVALID_REQUEST")
 		return
 	}
-	if s.limit != raisedLimit {
+	if s.limit != system.RaisedLimit {
 		refuse(c, http.StatusTooManyRequests, "RATE_LIMITED")
 		return
 	}
-	order, replay := s.orders[user]
-	if s.fault == "busy" || s.fault == "busy-once" && !replay && s.sold == 4 && s.busy() {
+	if time.Now().Before(of.starts) {
+		refuse(c, http.StatusConflict, "NOT_STARTED")
+		return
+	}
+	order, replay := of.orders[user]
+	if s.fault == "busy" || s.fault == "busy-once" && !replay && of.sold == 4 && s.busy() {
 		refuse(c, http.StatusServiceUnavailable, "UNAVAILABLE")
 		return
 	}
-	units := s.total
+	units := of.total
 	if s.fault == "oversell" {
 		units += 3
 	}
@@ -132,22 +167,22 @@ func (s *fakeShop) purchase(c *fasthttp.RequestCtx, user string) {
 		s.last++
 		order.id = s.last
 	case replay:
-	case s.sold >= units && s.fault == "code":
+	case of.sold >= units && s.fault == "code":
 		refuse(c, http.StatusConflict, "LIMIT_REACHED")
 		return
-	case s.sold >= units:
+	case of.sold >= units:
 		refuse(c, http.StatusConflict, "SOLD_OUT")
 		return
 	default:
 		s.last++
-		s.sold++
+		of.sold++
 		order = fakeOrder{id: s.last, at: time.Now()}
-		if s.fault == "doubled-id" && s.sold == 5 {
+		if s.fault == "doubled-id" && of.sold == 5 {
 			order.id--
 		}
-		s.orders[user] = order
+		of.orders[user] = order
 	}
-	if s.fault == "missing-answer" && s.sold == 5 {
+	if s.fault == "missing-answer" && of.sold == 5 {
 		c.HijackSetNoResponse(true)
 		c.Hijack(func(net.Conn) {})
 		return
@@ -156,15 +191,15 @@ func (s *fakeShop) purchase(c *fasthttp.RequestCtx, user string) {
 	if replay != (s.fault == "unmarked-replay" && replay) {
 		c.Response.Header.Set("Idempotent-Replayed", "true")
 	}
-	if s.fault == "no-id" && s.sold == 5 {
+	if s.fault == "no-id" && of.sold == 5 {
 		c.SetBodyString(`{"status":"PROCESSING"}`)
 		return
 	}
 	fmt.Fprintf(c, `{"order_id":"%d","status":"PROCESSING"}`, order.id)
 }
 
-func (s *fakeShop) order(c *fasthttp.RequestCtx, user, id string) {
-	order, there := s.orders[user]
+func (s *fakeShop) order(c *fasthttp.RequestCtx, of *fakeSale, user, id string) {
+	order, there := of.orders[user]
 	if !there || id != strconv.FormatInt(order.id, 10) || s.fault == "invisible" && order.id == 5 {
 		refuse(c, http.StatusNotFound, "ORDER_NOT_FOUND")
 		return
@@ -195,17 +230,21 @@ func (s *fakeShop) busy() bool {
 func (s *fakeShop) operate(c *fasthttp.RequestCtx) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	id := string(c.QueryArgs().Peek("id"))
 	switch string(c.Path()) {
 	case "/readyz":
 	case "/create":
-		s.total, s.sold, s.opened, s.orders = c.QueryArgs().GetUintOrZero("total"), 0, false, map[string]fakeOrder{}
+		starts, _ := time.Parse(time.RFC3339Nano, string(c.QueryArgs().Peek("starts"))) // "now" is long ago
+		s.sales[id] = &fakeSale{total: c.QueryArgs().GetUintOrZero("total"), starts: starts, orders: map[string]fakeOrder{}}
 	case "/open":
-		s.opened = true
+		s.sales[id].opened = true
 	case "/audit":
 		if s.fault == "audit" {
 			c.SetStatusCode(http.StatusConflict)
 		}
-		c.SetBodyString(`{"sales":[{"ledger_orders_compared":20,"redis_records_compared":21}]}`)
+		of := s.sales[id]
+		fmt.Fprintf(c, `{"sales":[{"ledger_orders_compared":20,"redis_records_compared":21,"active_units":%d,"stock":%d}]}`,
+			of.sold, of.total-of.sold)
 	}
 }
 
@@ -219,21 +258,26 @@ func fakeFlashgate(args []string) error {
 		}
 		return ""
 	}
-	config, err := readDocument(value("--config"))
+	if args[0] == scenario.HelloServerCommand {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		return scenario.ServeHello(ctx, args[1])
+	}
+	config, err := system.ReadDocument(value("--config"))
 	if err != nil {
 		return err
 	}
 	ask := func(path string) error {
-		c := newConn(config.get(keyOperators), time.Second)
-		defer c.close()
-		if err := c.do(appendGet(nil, c.addr, path, "")); err != nil {
+		c := load.NewConn(config.Get(system.KeyOperators), time.Second)
+		defer c.Close()
+		if err := c.Do(load.AppendGet(nil, c.Addr, path, "")); err != nil {
 			return err
 		}
-		if _, err := os.Stdout.Write(c.resp.Body()); err != nil {
+		if _, err := os.Stdout.Write(c.Resp.Body()); err != nil {
 			return err
 		}
-		if c.resp.StatusCode() != http.StatusOK {
-			return fmt.Errorf("%s: %d", path, c.resp.StatusCode())
+		if c.Resp.StatusCode() != http.StatusOK {
+			return fmt.Errorf("%s: %d", path, c.Resp.StatusCode())
 		}
 		return nil
 	}
@@ -241,9 +285,13 @@ func fakeFlashgate(args []string) error {
 	case "migrate":
 		return nil
 	case "sale":
-		return ask("/" + args[1] + "?total=" + value("--total"))
+		id := value("--id")
+		if args[1] == "open" {
+			id = args[2]
+		}
+		return ask("/" + args[1] + "?id=" + id + "&total=" + value("--total") + "&starts=" + url.QueryEscape(value("--starts-at")))
 	case "audit":
-		return ask("/audit")
+		return ask("/audit?id=" + value("--sale"))
 	case "token":
 		users, err := os.ReadFile(value("--users"))
 		if err != nil {
@@ -257,11 +305,11 @@ func fakeFlashgate(args []string) error {
 		_, err = os.Stdout.Write(out.Bytes())
 		return err
 	}
-	limits, err := readDocument(config.get(keyLimits))
+	limits, err := system.ReadDocument(config.Get(system.KeyLimits))
 	if err != nil {
 		return err
 	}
-	shop := &fakeShop{fault: config.get([]string{"fault"}), limit: limits.get([]string{"address", "rate"})}
+	shop := &fakeShop{sales: map[string]*fakeSale{}, fault: config.Get([]string{"fault"}), limit: limits.Get([]string{"address", "rate"})}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	shoppers := &fasthttp.Server{Handler: shop.serve}

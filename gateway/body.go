@@ -38,6 +38,30 @@ func readQuantity(request *fasthttp.Request, tooLarge bool) (int, refusal) {
 	return n, refusal{}
 }
 
+const faultFraming = "the request has both a Content-Length and a Transfer-Encoding"
+
+var (
+	headerLength   = []byte("Content-Length")
+	headerTransfer = []byte("Transfer-Encoding")
+)
+
+// twoLengths reports whether a chunked request also states a length. A proxy that goes
+// by the other of the two would see requests where there are none (RFC 9112 §6.3), so
+// the connection does not go on after it.
+func twoLengths(header *fasthttp.RequestHeader) bool {
+	// -1 is chunked; 0 may have been, with an empty body.
+	if n := header.ContentLength(); n != -1 && n != 0 {
+		return false
+	}
+	length, chunked := false, false
+	for line := range bytes.SplitSeq(header.RawHeaders(), []byte{'\n'}) {
+		name, _, _ := bytes.Cut(line, []byte{':'})
+		length = length || bytes.EqualFold(name, headerLength)
+		chunked = chunked || bytes.EqualFold(name, headerTransfer)
+	}
+	return length && chunked
+}
+
 // The faults of a body, as the shopper reads them.
 const (
 	faultSyntax    = `body: want one JSON object, such as {"quantity":1}`

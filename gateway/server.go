@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -216,11 +217,18 @@ func New(o Options) (*Gateway, error) {
 // pieces. Every open connection has one.
 const writeBufferBytes = 2048
 
-// serverLog is where fasthttp reports what concerns no request.
+// serverLog is where fasthttp reports what concerns no request, and every connection
+// that sent what is none: those are for debugging, or any stranger could fill the log.
 type serverLog struct{ log *slog.Logger }
 
 func (l serverLog) Printf(format string, args ...any) {
-	l.log.Warn("http server: " + fmt.Sprintf(format, args...))
+	level := slog.LevelWarn
+	if strings.HasPrefix(format, "error when serving connection") {
+		level = slog.LevelDebug
+	}
+	if ctx := context.Background(); l.log.Enabled(ctx, level) {
+		l.log.Log(ctx, level, "http server: "+fmt.Sprintf(format, args...))
+	}
 }
 
 // crowded is the whole response to a connection over the limit.
@@ -391,6 +399,10 @@ func (g *Gateway) dispatch(c *call, r route, id []byte) refusal {
 	if g.draining.Load() {
 		c.ctx.SetConnectionClose()
 		return refuse(sale.CodeUnavailable)
+	}
+	if twoLengths(&c.ctx.Request.Header) {
+		c.ctx.SetConnectionClose()
+		return refuseWith(sale.CodeInvalid, faultFraming)
 	}
 	if r == routeUnknown {
 		return refuse(sale.CodeNotFound)

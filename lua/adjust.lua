@@ -1,4 +1,5 @@
 -- adjust: the total changes to that of a version. At or past it nothing is done.
+-- Idempotent.
 --
 -- KEYS    stock meta
 -- ARGV    total version
@@ -12,7 +13,10 @@ local left = tonumber(redis.call('GET', stock))
 if not left then return NOT_READY end
 
 local now = redis.call('HMGET', meta, 'total', 'version')
-if tonumber(now[2]) >= tonumber(version) then return 1 end
+if tonumber(now[2]) >= tonumber(version) then
+  touch(meta, 'version', now[2])
+  return 1
+end
 local delta = total - now[1]
 if delta < 0 and left + delta < 0 then return 0 end
 redis.call('HSET', meta, 'total', total, 'version', version)

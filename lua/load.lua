@@ -40,7 +40,9 @@ if step == 'finish' then
   if now[3] ~= number then return MISSING end
   local total, version = ARGV[4], ARGV[5]
   redis.call('HDEL', meta, 'loading', 'steps')
-  redis.call('HSET', meta, 'epoch', epoch, 'total', total, 'version', version, 'moves', 0)
+  -- Counted from another start under each epoch: a recount that began before the load must
+  -- not take the records for those it has read.
+  redis.call('HSET', meta, 'epoch', epoch, 'total', total, 'version', version, 'moves', epoch .. '000000000')
   redis.call('SET', stock, total - now[4])
   return DONE
 end

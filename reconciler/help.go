@@ -2,7 +2,10 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"golang.org/x/sync/errgroup"
 
 	"flashgate/internal/audit"
 	"flashgate/internal/ledger"
@@ -11,8 +14,12 @@ import (
 )
 
 // maxHelped is how many promised batches are applied in one transaction, about what a
-// worker takes at a time.
-const maxHelped = 32
+// worker takes at a time; confirmsAtOnce is how many of them are confirmed side by side,
+// for each waits for its replicas.
+const (
+	maxHelped      = 128
+	confirmsAtOnce = 16
+)
 
 // helpWith collects promised batches that the ledger has not: their workers are behind,
 // or their messages are lost. Either way applying them is what was promised.
@@ -40,8 +47,8 @@ func (run *run) flushHelp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var batches []sale.Batch
-	var helped []audit.Finding
+	var waiting []audit.Finding
+	var promised []stock.BatchRecord
 	for i := range findings {
 		f := &findings[i]
 		if state, is := dead[f.BatchID]; is {
@@ -56,31 +63,52 @@ func (run *run) flushHelp(ctx context.Context) error {
 			run.item(f, ledger.ItemHelped, "dry run")
 			continue
 		}
-		b, promised, err := run.promised(ctx, records[f.BatchID])
-		if err != nil {
-			return err
-		}
-		if promised {
-			batches, helped = append(batches, b), append(helped, *f)
-		}
+		waiting, promised = append(waiting, *f), append(promised, records[f.BatchID])
 	}
-	return run.applyPromised(ctx, batches, helped)
+	return run.applyRecords(ctx, promised, waiting)
 }
 
-// promised makes the batch that a record tells of. The record is confirmed again, which
-// waits for the replicas: what only a master knows is no promise yet.
-func (run *run) promised(ctx context.Context, record stock.BatchRecord) (sale.Batch, bool, error) {
-	b := sale.Batch{ID: record.ID, SaleID: run.sale.ID, Orders: record.Orders}
-	for i := range b.Orders {
-		b.Orders[i].AmountCents = int64(b.Orders[i].Quantity) * run.sale.PriceCents
+// applyRecords applies the batches that records tell of, each for its finding. They are
+// confirmed again, which waits for the replicas: what only a master knows is no promise
+// yet.
+func (run *run) applyRecords(ctx context.Context, records []stock.BatchRecord, findings []audit.Finding) error {
+	if len(records) == 0 {
+		return nil
 	}
 	snap, err := run.o.Stock.Snapshot(ctx, run.sale.ID)
 	if err != nil {
-		return b, false, err
+		return err
 	}
-	b.Epoch = snap.Epoch
-	state, err := run.o.Stock.Confirm(ctx, &b)
-	return b, state == stock.StateConfirmed, err
+	batches := make([]sale.Batch, len(records))
+	states := make([]stock.State, len(records))
+	confirms, confirming := errgroup.WithContext(ctx)
+	confirms.SetLimit(confirmsAtOnce)
+	for i, record := range records {
+		b := sale.Batch{ID: record.ID, SaleID: run.sale.ID, Epoch: snap.Epoch, Orders: record.Orders}
+		for o := range b.Orders {
+			b.Orders[o].AmountCents = int64(b.Orders[o].Quantity) * run.sale.PriceCents
+		}
+		batches[i] = b
+		confirms.Go(func() error {
+			state, err := run.o.Stock.Confirm(confirming, &batches[i])
+			if errors.Is(err, stock.ErrNotReplicated) {
+				return nil // no promise yet, and so in flight: left to its worker, or to the next run
+			}
+			states[i] = state
+			return err
+		})
+	}
+	if err := confirms.Wait(); err != nil {
+		return err
+	}
+	var promised []sale.Batch
+	var helped []audit.Finding
+	for i, state := range states {
+		if state == stock.StateConfirmed {
+			promised, helped = append(promised, batches[i]), append(helped, findings[i])
+		}
+	}
+	return run.applyPromised(ctx, promised, helped)
 }
 
 // applyPromised applies batches together, or, when one of them spoils it, one by one.

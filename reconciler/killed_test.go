@@ -130,6 +130,7 @@ func newExecutioner(t *testing.T, backend string, n int64, after bool, kill cont
 // TestKilledAnywhereAndRunAgain: whatever call of Redis is a run's last, the next run
 // leaves what an undisturbed one leaves.
 func TestKilledAnywhereAndRunAgain(t *testing.T) {
+	t.Parallel()
 	s := storetest.Embedded(t)
 	ctx := context.Background()
 	run := func(t *testing.T, ctx context.Context, st *stock.Store, sl *sale.Sale) (Report, error) {
@@ -175,6 +176,7 @@ func TestKilledAnywhereAndRunAgain(t *testing.T) {
 // TestTwoAtOnce: several processes at once leave what one leaves, and repair each order of
 // the ledger once.
 func TestTwoAtOnce(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	storetest.Each(t, func(t *testing.T, s *storetest.Stores) {
 		alone, together := mixed(s, 60), mixed(s, 60)
@@ -254,6 +256,7 @@ func TestALostLeaseEndsTheRun(t *testing.T) {
 // TestAnyMixtureIsRepaired draws how much of what is planted, in what order: each kind is
 // found as often as it was planted, one run repairs all, and a second finds nothing.
 func TestAnyMixtureIsRepaired(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	s := storetest.Embedded(t)
 	r := newReconciler(s, anyFuse, func(o *Options) { o.Log = quiet })

@@ -18,6 +18,10 @@ const (
 	loadAheadSlices = 2
 	// loadSliceBatches is how many owed or dead batches are.
 	loadSliceBatches = 500
+	// loadKeptMinutes is how long a sale stays in Redis at least that was over when it was loaded.
+	loadKeptMinutes = 60
+	// loadSkewSeconds is by how much the clock of a worker that notes a settle may be behind.
+	loadSkewSeconds = 10
 	// loadNewsOrders is how often a long load says in the log how far it is.
 	loadNewsOrders = 100_000
 )
@@ -27,9 +31,10 @@ const (
 // What was promised stands on the bus or in the ledger, and goes from one to the other
 // meanwhile. The ledger's orders are read first, then what the bus has not delivered, then
 // the orders of batches that are owed to Redis. Nothing falls between: a batch that is
-// consumed after its place in the ledger's orders has been passed cannot be settled, since
-// the sale is not loaded, so it is owed; and one that is consumed after that was still on
-// the bus when the bus was read.
+// consumed after its place in the ledger's orders has been passed is owed, since the sale is
+// not loaded and cannot settle it; and one that is consumed after that was still on the bus
+// when the bus was read. A master that was cut off may settle all the same, for a moment, what
+// the new one has never heard of: what was settled since the load began counts as owed.
 type load struct {
 	*Reconciler
 	sale  *sale.Sale
@@ -65,6 +70,15 @@ func (r *Reconciler) load(ctx context.Context, saleID string) (bool, error) {
 	loaded, err := r.o.Stock.Load(ctx, &s, source)
 	if err != nil || !loaded {
 		return false, err
+	}
+	// Set at once: a sale that is loaded as its retention ends is looked after no more. One
+	// of long ago is there for whoever asked for it.
+	expires := s.EndsAt.Add(sale.Retention)
+	if least := time.Now().Add(loadKeptMinutes * time.Minute); expires.Before(least) {
+		expires = least
+	}
+	if err := r.o.Stock.ExpireAt(ctx, saleID, expires); err != nil {
+		r.o.Log.Warn("a loaded sale has no expiry in Redis yet; it is given one after its end", "sale", saleID, "err", err)
 	}
 	took := time.Since(began)
 	r.metrics.loads.Inc()
@@ -191,8 +205,9 @@ func (l *load) unconsumed(ctx context.Context, batches []sale.Batch, count *int,
 }
 
 func (l *load) eachOwed(ctx context.Context, each func([]stock.LoadedOrder) error) error {
+	since := l.began.Add(-loadSkewSeconds * time.Second)
 	for after := sale.ID(0); ; {
-		ids, err := l.o.Ledger.OwedOf(ctx, l.sale.ID, after, loadSliceBatches)
+		ids, err := l.o.Ledger.OwedOf(ctx, l.sale.ID, since, after, loadSliceBatches)
 		if err != nil || len(ids) == 0 {
 			return err
 		}

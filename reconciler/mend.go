@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"flashgate/internal/audit"
 	"flashgate/internal/ledger"
@@ -38,17 +41,32 @@ func (run *run) recountLedger(ctx context.Context, findings []audit.Finding) ([]
 
 func (run *run) cancelOverLimit(ctx context.Context, findings []audit.Finding) ([]outcome, error) {
 	out := make([]outcome, len(findings))
+	users := make(map[string]ledger.Repair, len(findings))
 	for i := range findings {
-		f := &findings[i]
-		cancelled, over, err := run.o.Ledger.CancelOverLimit(ctx, run.fence, run.sale.ID, f.UserID, run.sale.PerUserLimit, run.entry(f))
-		switch {
-		case err != nil && ledger.Poison(err):
-			out[i].why = "the inventory does not cover it: reconcile again once the counts are right: " + err.Error()
-		case err != nil:
-			return nil, err
-		case over > 0:
-			out[i].why = fmt.Sprintf("%d units above the limit are paid for: refund one of the orders", over)
-		case len(cancelled) == 0:
+		users[findings[i].UserID] = run.entry(&findings[i])
+	}
+	done, err := run.o.Ledger.CancelOverLimit(ctx, run.fence, run.sale.ID, run.sale.PerUserLimit, users)
+	switch {
+	case err != nil && ledger.Poison(err) && len(findings) > 1:
+		for i := range findings { // one of them spoils it
+			one, err := run.cancelOverLimit(ctx, findings[i:i+1])
+			if err != nil {
+				return nil, err
+			}
+			out[i] = one[0]
+		}
+		return out, nil
+	case err != nil && ledger.Poison(err):
+		out[0].why = "the inventory does not cover it: reconcile again once the counts are right: " + err.Error()
+		return out, nil
+	case err != nil:
+		return nil, err
+	}
+	for i := range findings {
+		switch of := done[findings[i].UserID]; {
+		case of.Left > 0:
+			out[i].why = fmt.Sprintf("%d units above the limit are paid for: refund one of the orders", of.Left)
+		case len(of.Cancelled) == 0:
 			out[i].gone = true
 		}
 	}
@@ -172,28 +190,50 @@ func (run *run) amendRecords(ctx context.Context, findings []audit.Finding) ([]o
 	if err != nil {
 		return nil, err
 	}
-	var taken []*ledger.Order
-	for i := range findings {
+	taken := make([]*ledger.Order, len(findings))
+	err = sideBySide(out, func(i int) error {
 		r, o := records[findings[i].OrderID], stored[findings[i].OrderID]
 		if r == nil || o == nil {
 			out[i].gone = true
-			continue
+			return nil
 		}
 		if kind, _ := audit.Judge(r, o); kind != audit.QuantityDiffers && kind != audit.ReturnedButActive {
 			out[i].gone = true
-			continue
+			return nil
 		}
 		amended, err := run.o.Stock.Amend(ctx, run.sale.ID, r, o.Quantity, !o.Status.Active())
-		if err != nil {
-			return nil, err
-		}
-		if !amended {
+		switch {
+		case err != nil:
+			return err
+		case !amended:
 			out[i].why = "the record changed meanwhile: the next run looks again"
-		} else if o.Status.Active() {
-			taken = append(taken, o)
+		case o.Status.Active():
+			taken[i] = o
 		}
+		return nil
+	})
+	// Those that were amended, whatever became of the others.
+	taken = slices.DeleteFunc(taken, func(o *ledger.Order) bool { return o == nil })
+	return out, errors.Join(err, run.untake(ctx, taken))
+}
+
+// sideBySide calls mend with each finding's place, some at a time: what a repair of one
+// record takes is mostly the way to Redis and back. What Redis cannot hold is that
+// finding's outcome; any other error is returned, the first of them.
+func sideBySide(out []outcome, mend func(i int) error) error {
+	var mending errgroup.Group
+	mending.SetLimit(besides)
+	for i := range out {
+		mending.Go(func() error {
+			err := mend(i)
+			if errors.Is(err, stock.ErrUnfit) {
+				out[i].why = err.Error()
+				return nil
+			}
+			return err
+		})
 	}
-	return out, run.untake(ctx, taken)
+	return mending.Wait()
 }
 
 // untake gives back what was just taken for an order that was cancelled in between: its
@@ -227,19 +267,16 @@ func (run *run) restoreOrders(ctx context.Context, findings []audit.Finding) ([]
 	if err != nil {
 		return nil, err
 	}
-	for i := range findings {
+	return out, sideBySide(out, func(i int) error {
 		o := stored[findings[i].OrderID]
 		if o == nil || o.Status.Active() {
 			out[i].gone = true
-			continue
+			return nil
 		}
 		back, err := run.o.Stock.Restore(ctx, &o.Order, o.BatchID)
-		if err != nil {
-			return nil, err
-		}
-		out[i].gone = !back
-	}
-	return out, nil
+		out[i].gone = err == nil && !back
+		return err
+	})
 }
 
 func (run *run) runStuckTasks(ctx context.Context, findings []audit.Finding) ([]outcome, error) {
@@ -255,25 +292,26 @@ func (run *run) runStuckTasks(ctx context.Context, findings []audit.Finding) ([]
 	if err != nil {
 		return nil, err
 	}
-	for i := range findings {
+	given := make([]int64, len(findings)) // the task, once its units are back
+	err = sideBySide(out, func(i int) error {
 		t, has := tasks[findings[i].OrderID]
 		o := stored[findings[i].OrderID]
 		switch {
 		case !has || t.State != ledger.TaskStuck:
 			out[i].gone = true
-			continue
+			return nil
 		case o != nil && o.Status.Active():
 			out[i].why = fmt.Sprintf("its order is %s: abandon the task, or cancel the order", o.Status)
-			continue
+			return nil
 		}
 		if _, err := run.o.Stock.Restore(ctx, &t.Order, t.BatchID); err != nil {
-			return nil, err
+			return err
 		}
-		if err := run.o.Ledger.TaskDone(ctx, t.ID); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+		given[i] = t.ID
+		return nil
+	})
+	given = slices.DeleteFunc(given, func(id int64) bool { return id == 0 })
+	return out, errors.Join(err, run.o.Ledger.TasksDone(ctx, given...))
 }
 
 func (run *run) recountRedis(ctx context.Context, findings []audit.Finding) ([]outcome, error) {

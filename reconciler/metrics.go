@@ -73,8 +73,8 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		swept:      counter("flashgate_reconciler_released_batches_total", "Dead reservations that the sweeper released."),
 		purged:     counter("flashgate_reconciler_purged_voids_total", "Tombstones removed after their time."),
 		settled:    counter("flashgate_reconciler_settled_batches_total", "Persisted batches that the reconciler settled in a worker's place."),
-		owed:       gauge("flashgate_reconciler_owed_batches", "Persisted batches waiting to be settled, as last seen, up to 2,000 a sale. The leader's."),
-		owedOldest: gauge("flashgate_reconciler_owed_oldest_seconds", "How long ago the oldest of them was persisted. The leader's."),
+		owed:       gauge("flashgate_reconciler_owed_batches", "Persisted batches that could not be settled in the last round, up to 2,000 a sale. The leader's."),
+		owedOldest: gauge("flashgate_reconciler_owed_oldest_seconds", "How long ago the oldest batch was persisted that the last round found unsettled. The leader's."),
 		rounds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "flashgate_reconciler_round_duration_seconds", Help: "Time of one round: the sweep of every sale, and the leader's work.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9), // 1 ms to 65 s

@@ -27,14 +27,14 @@ func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
 	if err != nil {
 		return err
 	}
-	owed := make([]int, len(owing))
+	left := make([]int, len(owing))
 	var settling errgroup.Group
 	settling.SetLimit(besides)
 	for i := range owing {
 		settling.Go(func() error {
 			// Logged and counted by the step; what is left is for the next round.
 			_ = r.step(ctx, "settle", func(ctx context.Context) (err error) {
-				owed[i], err = r.settleSale(ctx, owing[i].SaleID, before)
+				left[i], err = r.settleSale(ctx, owing[i].SaleID, before)
 				return err
 			})
 			return nil
@@ -43,7 +43,7 @@ func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
 	_ = settling.Wait() // returns nothing: see above
 	total, oldest := 0, time.Duration(0)
 	for i := range owing {
-		total += owed[i]
+		total += left[i]
 		oldest = max(oldest, time.Since(owing[i].Oldest))
 	}
 	r.metrics.owed.Set(float64(total))
@@ -51,9 +51,9 @@ func (r *Reconciler) settleOwed(ctx context.Context, only string) error {
 	return nil
 }
 
-// settleSale settles what one sale owes, up to a bound, and says how many batches it saw.
+// settleSale settles what one sale owes, up to a bound, and says how many of these are left.
 // A sale that Redis has not loaded owes on: its load takes the batches' orders in.
-func (r *Reconciler) settleSale(ctx context.Context, saleID string, before time.Time) (seen int, err error) {
+func (r *Reconciler) settleSale(ctx context.Context, saleID string, before time.Time) (left int, err error) {
 	snap, err := r.o.Stock.Snapshot(ctx, saleID)
 	if err != nil {
 		return 0, err
@@ -77,7 +77,7 @@ func (r *Reconciler) settleSale(ctx context.Context, saleID string, before time.
 		}
 		r.metrics.settled.Add(float64(len(settled)))
 	}
-	return len(owed), err
+	return len(owed) - len(settled), err
 }
 
 // isOver reports whether Redis need not know a sale any more.
@@ -100,18 +100,60 @@ const (
 	awayPauseSeconds = 5
 )
 
-// runTasks gives back to Redis the units of orders that the ledger cancelled, of one
-// sale or ("") all. Its error says how many are left.
-func (r *Reconciler) runTasks(ctx context.Context, only string) error {
-	tasks, err := r.o.Ledger.DueTasks(ctx, time.Now(), maxTasks)
+// runTasksOfSale runs all tasks of a sale that are due by now. What fails is due later,
+// so each slice of them is another.
+func (r *Reconciler) runTasksOfSale(ctx context.Context, saleID string) error {
+	var all tasksLeft
+	for now := time.Now(); ; {
+		tasks, err := r.o.Ledger.DueTasks(ctx, saleID, now, maxTasks)
+		if err == nil {
+			err = r.runTasks(ctx, tasks)
+		}
+		var left *tasksLeft
+		switch {
+		case errors.As(err, &left):
+			all.n, all.last = all.n+left.n, left.last
+		case err != nil:
+			return err
+		}
+		if len(tasks) < maxTasks {
+			break
+		}
+	}
+	if all.n > 0 {
+		return &all
+	}
+	return nil
+}
+
+// tasksLeft says how many tasks wait for their next try, and why the last of them does.
+type tasksLeft struct {
+	n    int
+	last error
+}
+
+func (t *tasksLeft) Error() string {
+	return fmt.Sprintf("%d tasks are left for their next try: %v", t.n, t.last)
+}
+
+func (t *tasksLeft) Unwrap() error { return t.last }
+
+// runDueTasks runs tasks of all sales that are due, up to a bound.
+func (r *Reconciler) runDueTasks(ctx context.Context) error {
+	tasks, err := r.o.Ledger.DueTasks(ctx, "", time.Now(), maxTasks)
 	if err != nil {
 		return err
 	}
+	return r.runTasks(ctx, tasks)
+}
+
+// runTasks gives back to Redis the units of orders that the ledger cancelled. Those that
+// are left are a *tasksLeft.
+func (r *Reconciler) runTasks(ctx context.Context, tasks []ledger.Task) error {
 	bySale := make(map[string][]*ledger.Task)
 	for i := range tasks {
-		if id := tasks[i].Order.SaleID; only == "" || id == only {
-			bySale[id] = append(bySale[id], &tasks[i])
-		}
+		id := tasks[i].Order.SaleID
+		bySale[id] = append(bySale[id], &tasks[i])
 	}
 	var running errgroup.Group
 	running.SetLimit(besides)
@@ -119,32 +161,42 @@ func (r *Reconciler) runTasks(ctx context.Context, only string) error {
 	for saleID, of := range bySale {
 		running.Go(func() error { return r.runTasksOf(ctx, saleID, of, left) })
 	}
-	err = running.Wait()
+	err := running.Wait()
 	close(left)
-	n := 0
-	var last error
-	for last = range left {
-		n++
+	var waiting tasksLeft
+	for waiting.last = range left {
+		waiting.n++
 	}
-	if err == nil && n > 0 {
-		err = fmt.Errorf("%d tasks are left for their next try: %w", n, last)
+	if err == nil && waiting.n > 0 {
+		err = &waiting
 	}
 	return err
 }
 
 // runTasksOf runs the tasks of one sale, and sends the cause of each that is left.
-func (r *Reconciler) runTasksOf(ctx context.Context, saleID string, tasks []*ledger.Task, left chan<- error) error {
+func (r *Reconciler) runTasksOf(ctx context.Context, saleID string, tasks []*ledger.Task, left chan<- error) (err error) {
+	done := make([]int64, 0, len(tasks))
+	defer func() {
+		if len(done) == 0 {
+			return
+		}
+		// Noted even when time is up, or a slow Redis would have the same ones done for ever.
+		noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.o.StepTimeout)
+		defer cancel()
+		if failed := r.o.Ledger.TasksDone(noting, done...); failed != nil {
+			err = errors.Join(err, failed) // they are done again, which changes nothing
+			return
+		}
+		r.metrics.tasks.Add(float64(len(done)))
+	}()
 	for i, t := range tasks {
 		_, err := r.o.Stock.Restore(ctx, &t.Order, t.BatchID)
 		switch {
 		case err == nil, errors.Is(err, stock.ErrNotReady) && r.isOver(saleID):
-			if err := r.o.Ledger.TaskDone(ctx, t.ID); err != nil {
-				return err
-			}
-			r.metrics.tasks.Inc()
+			done = append(done, t.ID)
 		case ctx.Err() != nil:
 			return err // told to stop, or out of time: no fault of the task
-		case errors.Is(err, stock.ErrNotReady), errors.Is(err, stock.ErrNotRun):
+		case errors.Is(err, stock.ErrNotReady), errors.Is(err, stock.ErrNotRun) && !errors.Is(err, stock.ErrUnfit):
 			// Redis is away for this sale: no try of theirs, and no reason to ask for the rest.
 			ids := make([]int64, 0, len(tasks)-i)
 			for _, waits := range tasks[i:] {

@@ -56,6 +56,20 @@ func (r *Reconciler) rebuild(ctx context.Context, saleID string) {
 	r.beginLoad(ctx, saleID, rebuildRestSeconds*time.Second)
 }
 
+// forget lets go of a load that has ended, once the sale is there: what came of it is no
+// news any more, least of all if another process loaded the sale.
+func (b *rebuilds) forget(saleID string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if of := b.bySale[saleID]; of != nil {
+		select {
+		case <-of.done:
+			delete(b.bySale, saleID)
+		default:
+		}
+	}
+}
+
 // rebuilt waits for the sale's load, if there is one, and returns its error.
 func (r *Reconciler) rebuilt(ctx context.Context, saleID string) error {
 	r.rebuilds.mu.Lock()

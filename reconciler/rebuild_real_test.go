@@ -91,6 +91,7 @@ func (s *shoppers) shop(ctx context.Context) {
 // TestRebuildUnderLoad deletes a sale's keys while it sells on the real engines, twice. It
 // opens by itself, and every promise is in the ledger at the end.
 func TestRebuildUnderLoad(t *testing.T) {
+	t.Parallel()
 	const (
 		units    = 3_000
 		flushers = 16

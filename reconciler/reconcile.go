@@ -28,7 +28,7 @@ func Early(why string) string { return "early: " + why }
 type Query struct {
 	SaleID  string `json:"sale_id,omitempty"` // "" = every sale
 	DryRun  bool   `json:"dry_run,omitempty"` // find and plan, change nothing
-	Trigger string `json:"trigger,omitempty"` // "" = TriggerOnce
+	Trigger string `json:"-"`                 // "" = TriggerOnce; never a request's word, since the schedule goes by it
 }
 
 // Report is what a reconcile found and did, one part a sale. Found = Repaired + Left.
@@ -61,6 +61,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, q Query) (Report, error) {
 	r.sales.Store(&sales)
 	known := q.SaleID == ""
 	for i := range sales {
+		if ctx.Err() != nil {
+			break // the others were not begun: no report of theirs
+		}
 		s := &sales[i]
 		if q.SaleID != "" && s.ID != q.SaleID {
 			continue
@@ -76,10 +79,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, q Query) (Report, error) {
 		report.Helped += part.Helped
 		report.Sales = append(report.Sales, part)
 	}
-	if !known {
+	if !known && ctx.Err() == nil {
 		return report, &sale.Error{Code: sale.CodeSaleNotFound, Detail: "no sale " + q.SaleID}
 	}
-	if r.o.ReportRetention > 0 && !q.DryRun {
+	if r.o.ReportRetention > 0 && !q.DryRun && ctx.Err() == nil {
 		if _, err := r.o.Ledger.PurgeReconcileReports(ctx, began.Add(-r.o.ReportRetention)); err != nil {
 			r.o.Log.Warn("old reconcile reports are still there; the next run tries again", "err", err)
 		}
@@ -146,7 +149,7 @@ func (run *run) work(ctx context.Context) error {
 		return err
 	}
 	if !run.query.DryRun {
-		owing = errors.Join(owing, run.settleOwed(ctx, run.sale.ID), run.runTasks(ctx, run.sale.ID))
+		owing = errors.Join(owing, run.settleOwed(ctx, run.sale.ID), run.runTasksOfSale(ctx, run.sale.ID))
 	}
 	if owing != nil {
 		run.left(&audit.Finding{Kind: NotDone, Detail: "what a round does was not done"}, owing.Error())

@@ -30,6 +30,7 @@ func kindOf(r *ledger.ReconcileReport, kind audit.Kind) ledger.KindCount {
 // be: a dry run names it and changes nothing, a run repairs it and logs that, the audit is
 // clean and a second run finds nothing.
 func TestReconcileRepairs(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	storetest.Each(t, func(t *testing.T, s *storetest.Stores) {
 		for _, p := range plants {
@@ -103,17 +104,23 @@ func repairs(ctx context.Context, t *testing.T, s *storetest.Stores, p plant, n 
 	audited(t, s, sl.ID)
 }
 
-// TestReconcileRepairsThousands: 5,000 orders of the kinds that are about orders.
+// TestReconcileRepairsThousands: 5,000 orders of the kinds that are about orders, and on
+// the embedded engines, whose Lua is the slower one, more than one slice of each reading.
 func TestReconcileRepairsThousands(t *testing.T) {
-	ctx := context.Background()
-	storetest.Each(t, func(t *testing.T, s *storetest.Stores) {
-		for _, p := range plants {
-			if p.once {
-				continue
+	t.Parallel()
+	for name, of := range map[string]struct {
+		open   func(testing.TB) *storetest.Stores
+		orders int
+	}{"embedded": {storetest.Embedded, 1200}, "real": {storetest.Real, 5000}} {
+		t.Run(name, func(t *testing.T) {
+			s := of.open(t)
+			for _, p := range plants {
+				if !p.once {
+					t.Run(p.name, func(t *testing.T) { repairs(context.Background(), t, s, p, of.orders) })
+				}
 			}
-			t.Run(p.name, func(t *testing.T) { repairs(ctx, t, s, p, 5000) })
-		}
-	})
+		})
+	}
 }
 
 func TestAStuckReservationIsReleased(t *testing.T) {
@@ -311,10 +318,7 @@ func TestReportsAreBoundedAndPurged(t *testing.T) {
 	s := storetest.Embedded(t)
 	sl := s.LoadedSale(plantTotal, 2)
 	sold := sellTo(s, sl, "u", maxItems+50)
-	eachOf(sold, func(b *sale.Batch, o *sale.Order) {
-		_, err := s.Stock.Restore(ctx, o, b.ID)
-		require.NoError(t, err)
-	})
+	giveBack(s, sold)
 	ancient := ledger.ReconcileReport{SaleID: sl.ID, StartedAt: time.Now().Add(-48 * time.Hour), FinishedAt: time.Now()}
 	require.NoError(t, s.Ledger.AddReconcileReport(ctx, &ancient))
 	report, err := newReconciler(s, anyFuse, func(o *Options) { o.ReportRetention = 24 * time.Hour }).

@@ -207,7 +207,7 @@ func (r *Reconciler) Round(ctx context.Context) {
 	if leads {
 		_ = r.step(ctx, "inventory", func(ctx context.Context) error { return r.conserve(ctx, sales, now) })
 		_ = r.step(ctx, "owed", func(ctx context.Context) error { return r.settleOwed(ctx, "") })
-		_ = r.step(ctx, "tasks", func(ctx context.Context) error { return r.runTasks(ctx, "") })
+		_ = r.step(ctx, "tasks", func(ctx context.Context) error { return r.runDueTasks(ctx) })
 		_ = r.step(ctx, "refusals", r.lookForRefusals)
 		if r.round%countEveryRounds == 1 {
 			_ = r.step(ctx, "count", r.countTasks)
@@ -285,6 +285,7 @@ func (r *Reconciler) tend(ctx context.Context, s *sale.Sale, slow, lead bool) er
 		}
 		return nil
 	}
+	r.rebuilds.forget(s.ID)
 	r.watch.saw(s.ID, snap)
 	var failed []error
 	if snap.Pending > 0 {

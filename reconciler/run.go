@@ -3,6 +3,7 @@ package reconciler
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"flashgate/internal/audit"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
+	"flashgate/internal/stock"
 )
 
 // What one run keeps of a sale, so that its memory is bounded.
@@ -62,6 +64,9 @@ func (run *run) compare(ctx context.Context) error {
 	run.report.Younger, run.report.OpenBatches = compared.Younger, compared.OpenBatches
 	if compared.NotRecounted {
 		run.note("held units were not counted afresh: too many buyers, and records moved meanwhile; Redis was checked by its sums alone")
+	}
+	if compared.AcceptedUnits > 0 {
+		run.note("%d units stay held for cancelled orders: an operator abandoned their tasks (`flashgate task list --state ABANDONED`)", compared.AcceptedUnits)
 	}
 	if compared.NotLoaded {
 		run.note("Redis has not the sale: only the ledger was checked")
@@ -170,7 +175,17 @@ func (run *run) repairSome(ctx context.Context, findings []audit.Finding, blown 
 		return nil
 	}
 	outcomes, err := t.mend(run, ctx, findings)
-	if err != nil {
+	switch {
+	case errors.Is(err, stock.ErrUnfit) && len(findings) > 1:
+		for i := range findings { // the others can be mended
+			if err := run.repairSome(ctx, findings[i:i+1], blown); err != nil {
+				return err
+			}
+		}
+		return nil
+	case errors.Is(err, stock.ErrUnfit):
+		outcomes = explain(make([]outcome, 1), err)
+	case err != nil:
 		return fmt.Errorf("%s: %w", findings[0].Kind, err)
 	}
 	for i := range findings {

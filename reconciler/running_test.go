@@ -163,7 +163,7 @@ func (x *traffic) life(ctx context.Context) {
 		x.check(err)
 		tasks, err := x.s.Ledger.TasksOf(context.Background(), []sale.ID{o.ID})
 		x.check(err)
-		x.check(x.s.Ledger.TaskDone(context.Background(), tasks[o.ID].ID))
+		x.check(x.s.Ledger.TasksDone(context.Background(), tasks[o.ID].ID))
 	}
 }
 
@@ -182,6 +182,7 @@ func (x *traffic) operator(ctx context.Context) {
 // TestNothingIsFoundInASaleThatRuns reconciles and audits all the while a sale runs, with
 // workers behind: what is on its way is help or nothing.
 func TestNothingIsFoundInASaleThatRuns(t *testing.T) {
+	t.Parallel()
 	const runs = 25
 	storetest.Each(t, func(t *testing.T, s *storetest.Stores) {
 		ctx, stop := context.WithCancel(context.Background())

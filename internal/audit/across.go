@@ -163,11 +163,13 @@ func (c *comparison) judgeAgain(ctx context.Context, suspects []stock.Record) er
 		}
 		kind, detail := Judge(r, o)
 		if kind == CancelledStillHeld {
-			if t, has := tasks[was.OrderID]; has && t.State != ledger.TaskDone {
-				continue // the task's business
-			}
-			if last := recordOf(after[was.UserID], was.OrderID); last == nil || last.Returned {
+			last := recordOf(after[was.UserID], was.OrderID)
+			if last == nil || last.Returned {
 				continue
+			}
+			if t, has := tasks[was.OrderID]; has && t.State != ledger.TaskDone {
+				c.accept(last, &t)
+				continue // the task's business
 			}
 		}
 		if kind == "" {
@@ -180,6 +182,26 @@ func (c *comparison) judgeAgain(ctx context.Context, suspects []stock.Record) er
 		}
 	}
 	return nil
+}
+
+// accept notes what an operator has decided to leave: the units of an abandoned task.
+func (c *comparison) accept(r *stock.Record, t *ledger.Task) {
+	id := identity{kind: CancelledStillHeld, order: r.OrderID}
+	if _, twice := c.told[id]; twice || t.State != ledger.TaskAbandoned {
+		return
+	}
+	if len(c.told) < maxRemembered {
+		c.told[id] = struct{}{}
+	}
+	c.compared.AcceptedUnits += int64(r.Quantity)
+	if len(c.compared.Accepted) == maxAccepted {
+		return
+	}
+	a := Accepted{SaleID: c.sale.ID, OrderID: r.OrderID, UserID: r.UserID, Units: int64(r.Quantity), TaskID: t.ID}
+	if d := t.Abandoned; d != nil {
+		a.By, a.Reason, a.At = d.Who, d.Why, d.At
+	}
+	c.compared.Accepted = append(c.compared.Accepted, a)
 }
 
 func distinct(users []string) []string {

@@ -44,6 +44,7 @@ func (a *Auditor) Audit(ctx context.Context, saleID string) (Report, error) {
 			return r, fmt.Errorf("audit of sale %s: %w", s.ID, err)
 		}
 		r.Sales = append(r.Sales, sr)
+		r.Accepted = append(r.Accepted, compared.Accepted...)
 	}
 	r.Took = time.Since(began).Round(time.Millisecond).String()
 	return r, nil
@@ -67,6 +68,6 @@ func (a *Auditor) saleReport(ctx context.Context, saleID string, c Compared) (Sa
 		SaleID: saleID, Total: balance.Total, Available: balance.Available, Locked: balance.Locked, Sold: balance.Sold,
 		ActiveUnits: balance.Active(), Stock: snap.Stock, Held: snap.Held, Loaded: snap.Loaded,
 		LedgerOrders: c.LedgerOrders, RedisRecords: c.RedisRecords, Younger: c.Younger, OpenBatches: c.OpenBatches,
-		NotRecounted: c.NotRecounted,
+		NotRecounted: c.NotRecounted, Accepted: c.AcceptedUnits,
 	}, nil
 }

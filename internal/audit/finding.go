@@ -79,6 +79,9 @@ type Compared struct {
 	OpenBatches  int64 // RESERVED or CONFIRMED, of any age
 	NotLoaded    bool  // Redis has not the sale: only the ledger was checked
 	NotRecounted bool  // too many records and too busy: Redis was checked by its meta alone
+
+	Accepted      []Accepted // what is left by decision, the first of it
+	AcceptedUnits int64      // of all of it
 }
 
 // Report is what an audit found, for people and machines.
@@ -90,6 +93,7 @@ type Report struct {
 	Sales     []SaleReport `json:"sales"`
 	Breaches  []Breach     `json:"breaches"`
 	Breached  int          `json:"breached"` // all of them; Breaches is cut at maxBreaches
+	Accepted  []Accepted   `json:"accepted"` // no breach: an operator has decided so; cut at maxAccepted a sale
 }
 
 // SaleReport is one sale's terms of conservation, in units, and what was compared.
@@ -108,7 +112,29 @@ type SaleReport struct {
 	Younger      int64  `json:"younger_than_watermark"`
 	OpenBatches  int64  `json:"open_batches"`
 	NotRecounted bool   `json:"not_recounted,omitempty"`
+	Accepted     int64  `json:"accepted_units,omitempty"` // held for cancelled orders, by decision
 }
+
+// Accepted is a difference that an operator has decided to leave: units that Redis holds
+// for a cancelled order, whose give-back was abandoned.
+type Accepted struct {
+	SaleID  string    `json:"sale_id"`
+	OrderID sale.ID   `json:"order_id"`
+	UserID  string    `json:"user_id"`
+	Units   int64     `json:"units"`
+	TaskID  int64     `json:"task_id"`
+	By      string    `json:"by"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
+}
+
+func (a *Accepted) String() string {
+	return fmt.Sprintf("sale %s  order %s  %d units stay held: task %d was abandoned by %s on %s: %s",
+		a.SaleID, a.OrderID, a.Units, a.TaskID, a.By, a.At.Format(time.DateOnly), a.Reason)
+}
+
+// maxAccepted bounds what a comparison lists of a sale; the units go on.
+const maxAccepted = 1000
 
 // Breach is a broken invariant, with the ids that show it.
 type Breach struct {
@@ -150,6 +176,9 @@ func (b *Breach) String() string {
 	}
 	if b.BatchID != "" {
 		s += "  batch " + b.BatchID
+	}
+	if b.UserID != "" {
+		s += fmt.Sprintf("  user %q", b.UserID)
 	}
 	return s + "  " + b.Detail
 }

@@ -151,7 +151,9 @@ func auditCommand(f *flags) *cobra.Command {
 		Use: "audit", Short: "Check the invariants on what is stored; exit 1 on a breach", GroupID: "jobs", Args: cobra.NoArgs,
 		Long: `Checks the invariants of ARCHITECTURE.md on what Redis and the ledger hold, order by order,
 and exits 1 on a breach, naming invariant and ids. It changes nothing. Orders younger than
-the watermark (reconciler.watermark) are in flight and are not compared across the stores.`,
+the watermark (reconciler.watermark) are in flight and are not compared across the stores.
+What an operator has decided to leave (flashgate task abandon) is listed as ACCEPTED, with
+who and why, and is no breach.`,
 		RunE: f.with(localConfig, func(cmd *cobra.Command, c *config.Config) error {
 			return withService(cmd.Context(), c, func(s operator.Service) error {
 				r, err := s.Audit(cmd.Context(), saleID)
@@ -192,6 +194,9 @@ func printAudit(out io.Writer, r *audit.Report) error {
 	}
 	for i := range r.Breaches {
 		fmt.Fprintln(out, "BREACH  "+r.Breaches[i].String())
+	}
+	for i := range r.Accepted {
+		fmt.Fprintln(out, "ACCEPTED  "+r.Accepted[i].String())
 	}
 	if more := r.Breached - len(r.Breaches); more > 0 {
 		fmt.Fprintf(out, "… and %d more\n", more)

@@ -55,7 +55,7 @@ to you. Exits 0 when all that was found is repaired. Each run leaves a report, w
 	c.AddCommand(reportCommand(f))
 	c.Flags().BoolVar(&once, "once", false, "run now and once")
 	c.Flags().StringVar(&q.SaleID, "sale", "", "one sale; without it, all")
-	c.Flags().BoolVar(&q.DryRun, "dry-run", false, "find, and repair nothing")
+	c.Flags().BoolVar(&q.DryRun, "dry-run", false, "find, say what would be done, and repair nothing")
 	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
 	return c
 }
@@ -69,8 +69,11 @@ func printReconcile(out io.Writer, r *reconciler.Report) error {
 			if item.Why != "" {
 				what += ": " + item.Why
 			}
-			fmt.Fprintf(w, "%s\t%s\torder %s\tbatch %s\t%d units\t%s\t%s\n", r.Sales[i].SaleID, item.Kind,
-				idOrDash(item.OrderID), idOrDash(item.BatchID), item.Units, item.Detail, what)
+			fmt.Fprintf(w, "%s\t%s\torder %s\tbatch %s\tuser %s\t%d units\t%s\t%s\t%s\n", r.Sales[i].SaleID, item.Kind,
+				idOrDash(item.OrderID), idOrDash(item.BatchID), quotedOrDash(item.UserID), item.Units, item.Detail, item.Plan, what)
+		}
+		if more := r.Sales[i].Unlisted; more > 0 {
+			fmt.Fprintf(w, "%s\t… and %d more\n", r.Sales[i].SaleID, more)
 		}
 	}
 	if err := w.Flush(); err != nil {

@@ -40,6 +40,7 @@ func Run(args []string, stdout, stderr io.Writer) int {
 		<-ctx.Done()
 		stop() // the next signal has its default effect
 	}()
+	stdout, stderr = &plain{to: stdout}, &plain{to: stderr}
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -167,14 +168,18 @@ func logger(c *config.Config) *slog.Logger {
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
 		panic("BUG: the config let a log level through: " + c.Log.Level)
 	}
-	o := &slog.HandlerOptions{Level: level}
-	var h slog.Handler = slog.NewTextHandler(os.Stderr, o)
-	if c.Log.Format == "json" {
-		h = slog.NewJSONHandler(os.Stderr, o)
-	}
-	log := slog.New(tracing.LogIDs(h))
+	log := slog.New(tracing.LogIDs(logHandler(os.Stderr, c.Log.Format, level)))
 	slog.SetDefault(log)
 	return log
+}
+
+// logHandler writes one line a record; of one at a time, as plain wants it.
+func logHandler(to io.Writer, format string, level slog.Level) slog.Handler {
+	o := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.NewJSONHandler(&plain{to: to}, o)
+	}
+	return slog.NewTextHandler(&plain{to: to}, o)
 }
 
 // version is the module's, or the commit it was built from.

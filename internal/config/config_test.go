@@ -142,6 +142,8 @@ func TestProblems(t *testing.T) {
 		"two nodes, no cluster":    {realConfig, "addresses: [\"127.0.0.1:7001\"]", "cluster: false\n  addresses: [\"a:1\", \"b:1\"]", "contradict cluster: false"},
 		"hold":                     {realConfig, "mysql:", "batch: {hold: 2s}\nmysql:", ":12: batch.hold: gateway.request_timeout (3s) must be less than batch.hold (2s)"},
 		"request timeout":          {realConfig, "mysql:", "gateway: {request_timeout: 25s}\nmysql:", ":12: gateway.request_timeout: gateway.request_timeout (25s) must be less than batch.hold (20s)"},
+		"rebuild wait":             {realConfig, "mysql:", "reconciler: {rebuild_wait: 4s}\nmysql:", ":12: reconciler.rebuild_wait: gateway.request_timeout and rocketmq.half_send_timeout (4s) must be less than reconciler.rebuild_wait (4s)"},
+		"check timeout":            {realConfig, "rocketmq:\n", "rocketmq:\n  check_timeout: 6s\n", "rocketmq.check_timeout: rocketmq.check_timeout (6s) must be less than reconciler.rebuild_wait (6s)"},
 		"concurrency":              {realConfig, "mysql:", "gateway: {concurrency: 100}\nmysql:", "gateway.concurrency: 100 is out of range: want 8192 to 1000000"},
 		"stock older than 200ms":   {realConfig, "mysql:", "gateway: {stock_refresh: 200ms}\nmysql:", "gateway.stock_refresh: 200ms is out of range"},
 		"watermark":                {realConfig, "mysql:", "reconciler: {watermark: 100ms}\nmysql:", "reconciler.watermark: 100ms is out of range: want 1s to 24h"},

@@ -127,6 +127,8 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		"time must be left to confirm")
 	less("gateway.request_timeout and rocketmq.half_send_timeout", c.Gateway.RequestTimeout+c.RocketMQ.HalfSendTimeout, "reconciler.rebuild_wait", c.Reconciler.RebuildWait,
 		"what a gateway reserved before Redis lost it must be on the bus by then")
+	less("rocketmq.check_timeout", c.RocketMQ.CheckTimeout, "reconciler.rebuild_wait", c.Reconciler.RebuildWait,
+		"a check-back asked before Redis lost a sale must be given up by then, or it would adopt what is rolled back")
 	less("worker.backoff_min", c.Worker.BackoffMin, "worker.backoff_max", c.Worker.BackoffMax, "it grows from one to the other")
 	less("reconciler.interval", 2*c.Reconciler.Interval, "reconciler.lease_ttl", c.Reconciler.LeaseTTL,
 		"twice the interval, or a leader loses its lease between two sweeps")

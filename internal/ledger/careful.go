@@ -43,7 +43,7 @@ func (w *writer) enter(ctx context.Context, work []*sale.Batch, terms map[string
 	if err := w.insertTasks(ctx, cancelled); err != nil {
 		return Applied{}, nil, nil, err
 	}
-	if err := w.logCancelled(ctx, cancelled); err != nil {
+	if err := w.logCancelled(ctx, "", cancelled); err != nil {
 		return Applied{}, nil, nil, err
 	}
 	for _, id := range sorted(books) {
@@ -235,11 +235,11 @@ func (w *writer) insertTasks(ctx context.Context, cancelled []orderRow) error {
 	return err
 }
 
-func (w *writer) logCancelled(ctx context.Context, cancelled []orderRow) error {
+func (w *writer) logCancelled(ctx context.Context, from string, cancelled []orderRow) error {
 	at := w.at.text()
 	var args []any
 	for i := range cancelled {
-		args = append(args, int64(cancelled[i].order.ID), "", string(sale.Cancelled), cancelled[i].reason, at)
+		args = append(args, int64(cancelled[i].order.ID), from, string(sale.Cancelled), cancelled[i].reason, at)
 	}
 	_, err := w.engine.insert(ctx, w.tx, "INSERT", "order_status_log",
 		[]string{"order_id", "from_status", "to_status", "reason", "created_at"}, args)

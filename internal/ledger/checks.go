@@ -83,10 +83,11 @@ func (l *Ledger) balancePage(ctx context.Context, tx *gorm.DB, saleID string, af
 
 // UserUnits is what one user has in a sale.
 type UserUnits struct {
-	UserID string
-	Units  int64 // of active orders
-	Orders int64 // active ones
-	Keys   int64 // request keys of those
+	UserID  string
+	Units   int64 // of active orders
+	Largest int64 // of the active order with the most units
+	Orders  int64 // active ones
+	Keys    int64 // request keys of those
 }
 
 // EachUser calls each with what the users of a sale have who have an active order, by
@@ -121,7 +122,7 @@ func (l *Ledger) UserUnits(ctx context.Context, saleID, user string) (UserUnits,
 
 func (l *Ledger) userUnits(ctx context.Context, which, saleID, user string, size int) (users []UserUnits, err error) {
 	err = l.read(ctx, func(db *gorm.DB) error {
-		return db.Raw("SELECT user_id, SUM(quantity) AS units, COUNT(*) AS orders, COUNT(DISTINCT request_key) AS `keys`"+
+		return db.Raw("SELECT user_id, SUM(quantity) AS units, MAX(quantity) AS largest, COUNT(*) AS orders, COUNT(DISTINCT request_key) AS `keys`"+
 			" FROM orders"+l.engine.useIndex("orders_key")+" WHERE sale_id = ? AND "+which+" AND status NOT IN (?, ?)"+
 			" GROUP BY user_id ORDER BY user_id LIMIT ?",
 			l.engine.bytes(saleID), l.engine.bytes(user), string(sale.Cancelled), string(sale.Refunded), size).Find(&users).Error

@@ -38,11 +38,11 @@ func (l *Ledger) LeaseHolder(ctx context.Context, name string) (holder string, u
 	return rows[0].Holder, rows[0].ExpiresAt.Time, nil
 }
 
-// hold locks the fence's lease until the transaction ends, so that nobody else takes
-// it before what this transaction does is committed.
-func (l *Ledger) hold(tx *gorm.DB, f Fence) error {
+// hold looks whether the fence has its lease still, and with lock = forUpdate keeps it
+// there until the transaction ends.
+func (l *Ledger) hold(tx *gorm.DB, f Fence, lock string) error {
 	var token []int64
-	err := tx.Raw("SELECT token FROM leases WHERE name = ? AND holder = ? AND token = ?"+l.engine.forUpdate,
+	err := tx.Raw("SELECT token FROM leases WHERE name = ? AND holder = ? AND token = ?"+lock,
 		l.engine.bytes(f.Lease), l.engine.bytes(f.Holder), f.Token).Find(&token).Error
 	if err == nil && len(token) == 0 {
 		err = fmt.Errorf("%w: %s", ErrFenced, f.Lease)
@@ -51,13 +51,17 @@ func (l *Ledger) hold(tx *gorm.DB, f Fence) error {
 }
 
 // repair runs f in a transaction under the fence. Its time-out is Apply's: it may have
-// to wait for workers, or to add up a sale.
+// to wait for workers, or to add up a sale. The lease is locked last, so that nobody takes
+// it before what f did is committed; locked first, it could not be renewed meanwhile.
 func (l *Ledger) repair(ctx context.Context, fence Fence, f func(tx *gorm.DB) error) error {
 	again := func(err error) bool { return retryable(err) || duplicateKey(err) }
 	return l.changeWithin(ctx, l.options.ApplyTimeout, again, func(tx *gorm.DB) error {
-		if err := l.hold(tx, fence); err != nil {
+		if err := l.hold(tx, fence, ""); err != nil {
 			return err
 		}
-		return f(tx)
+		if err := f(tx); err != nil {
+			return err
+		}
+		return l.hold(tx, fence, l.engine.forUpdate)
 	})
 }

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"time"
 
 	"gorm.io/gorm"
 
@@ -10,13 +11,13 @@ import (
 
 // What a rebuild of Redis reads of a sale, beside its orders.
 
-// OwedOf lists up to limit batches of a sale that were consumed and are not settled, by id
-// from above after.
-func (l *Ledger) OwedOf(ctx context.Context, saleID string, after sale.ID, limit int) (ids []sale.ID, err error) {
+// OwedOf lists up to limit batches of a sale that were consumed and are not settled, or
+// were settled only since, by id from above after.
+func (l *Ledger) OwedOf(ctx context.Context, saleID string, since time.Time, after sale.ID, limit int) (ids []sale.ID, err error) {
 	err = l.read(ctx, func(db *gorm.DB) error {
 		return db.Raw("SELECT batch_id FROM consumed_batches"+l.engine.useIndex("consumed_batches_owed")+
-			" WHERE settled_at IS NULL AND sale_id = ? AND batch_id > ? ORDER BY batch_id LIMIT ?",
-			l.engine.bytes(saleID), int64(after), limit).Find(&ids).Error
+			" WHERE (settled_at IS NULL OR settled_at >= ?) AND sale_id = ? AND batch_id > ? ORDER BY batch_id LIMIT ?",
+			moment{since}.text(), l.engine.bytes(saleID), int64(after), limit).Find(&ids).Error
 	})
 	return ids, err
 }

@@ -145,84 +145,115 @@ func (l *Ledger) AddLostOrders(ctx context.Context, fence Fence, batches []sale.
 	return applied, nil
 }
 
-// CancelOverLimit cancels the newest unpaid orders of a user until the rest holds no more
-// than limit units: CANCELLED / LIMIT_EXCEEDED, the units available again, and a task a
-// order to give them back in Redis. It returns what it cancelled, and how many units are
-// above the limit still: those of orders that are paid for. Error: ErrFenced.
-func (l *Ledger) CancelOverLimit(ctx context.Context, fence Fence, saleID, user string, limit int, r Repair) (cancelled []sale.Order, over int64, err error) {
+// OverLimit is what became of one user's orders above the limit.
+type OverLimit struct {
+	Cancelled []sale.Order
+	Left      int64 // units above the limit still: those of orders that are paid for
+}
+
+// CancelOverLimit cancels the newest unpaid orders of each user until the rest holds no
+// more than limit units: CANCELLED / LIMIT_EXCEEDED, the units available again, and a task
+// an order to give them back in Redis. users tells of each what its repair is called. All
+// of it or nothing is done. Error: ErrFenced.
+func (l *Ledger) CancelOverLimit(ctx context.Context, fence Fence, saleID string, limit int, users map[string]Repair) (done map[string]OverLimit, err error) {
 	err = l.repair(ctx, fence, func(tx *gorm.DB) error {
-		cancelled, over = nil, 0
+		done = make(map[string]OverLimit, len(users))
 		if rows, err := l.inventory(tx, saleID, l.engine.forUpdate); err != nil || len(rows) == 0 {
 			return err
 		}
-		// After the lock, so that nobody adds an order of the user meanwhile.
+		// After the lock, so that nobody adds an order of a user meanwhile.
+		args := make([]any, 0, len(users)+3)
+		args = append(args, l.engine.bytes(saleID))
+		for _, user := range sorted(users) {
+			args = append(args, l.engine.bytes(user))
+		}
 		var stored []storedOrder
-		err := tx.Raw(selectOrders+" WHERE sale_id = ? AND user_id = ? AND status NOT IN (?, ?) ORDER BY id DESC"+l.engine.forUpdate,
-			l.engine.bytes(saleID), l.engine.bytes(user), string(sale.Cancelled), string(sale.Refunded)).Find(&stored).Error
+		err := tx.Raw(selectOrders+l.engine.useIndex("orders_key")+" WHERE sale_id = ? AND user_id IN "+in(len(users))+
+			" AND status NOT IN (?, ?) ORDER BY id DESC"+l.engine.forUpdate,
+			append(args, string(sale.Cancelled), string(sale.Refunded))...).Find(&stored).Error
 		if err != nil {
 			return err
 		}
-		over = -int64(limit)
-		for i := range stored {
-			over += int64(stored[i].Quantity)
+		for user := range users {
+			done[user] = OverLimit{Left: -int64(limit)}
 		}
-		var rows []orderRow
-		var repairs []Repair
-		var units int64
-		for i := 0; i < len(stored) && over > 0; i++ {
+		for i := range stored {
+			of := done[stored[i].UserID]
+			of.Left += int64(stored[i].Quantity)
+			done[stored[i].UserID] = of
+		}
+		c := cancellation{saleID: saleID}
+		for i := range stored {
 			o := stored[i].order()
-			if o.Status != sale.PendingPayment {
+			of := done[o.UserID]
+			if of.Left <= 0 || o.Status != sale.PendingPayment {
 				continue
 			}
-			over -= int64(o.Quantity)
-			units += int64(o.Quantity)
-			cancelled = append(cancelled, o.Order)
-			rows = append(rows, orderRow{order: &o.Order, batch: o.BatchID, status: sale.Cancelled, reason: sale.ReasonLimitExceeded})
-			entry := r
-			entry.SaleID, entry.OrderID, entry.BatchID, entry.Units = saleID, o.ID, o.BatchID, int64(o.Quantity)
-			entry.Before, entry.After = string(o.Status), string(sale.Cancelled)+": "+sale.ReasonLimitExceeded
-			repairs = append(repairs, entry)
+			of.Left -= int64(o.Quantity)
+			of.Cancelled = append(of.Cancelled, o.Order)
+			done[o.UserID] = of
+			c.add(&o, users[o.UserID])
 		}
-		over = max(over, 0)
-		if len(rows) == 0 {
+		for user, of := range done {
+			of.Left = max(of.Left, 0)
+			done[user] = of
+		}
+		if len(c.rows) == 0 {
 			return nil
 		}
-		return l.cancel(ctx, tx, saleID, rows, units, repairs)
+		return l.cancel(ctx, tx, &c)
 	})
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	return cancelled, over, nil
+	return done, nil
+}
+
+// cancellation is unpaid orders of a sale that go to CANCELLED / LIMIT_EXCEEDED.
+type cancellation struct {
+	saleID  string
+	ids     []sale.ID
+	rows    []orderRow
+	repairs []Repair
+	units   int64
+}
+
+func (c *cancellation) add(o *Order, r Repair) {
+	c.ids = append(c.ids, o.ID)
+	c.rows = append(c.rows, orderRow{order: &o.Order, batch: o.BatchID, status: sale.Cancelled, reason: sale.ReasonLimitExceeded})
+	c.units += int64(o.Quantity)
+	r.SaleID, r.OrderID, r.BatchID, r.Units = c.saleID, o.ID, o.BatchID, int64(o.Quantity)
+	r.Before, r.After = string(o.Status), string(sale.Cancelled)+": "+sale.ReasonLimitExceeded
+	c.repairs = append(c.repairs, r)
 }
 
 // cancel moves unpaid orders, whose sale is locked, to CANCELLED with all that belongs to it.
-func (l *Ledger) cancel(ctx context.Context, tx *gorm.DB, saleID string, rows []orderRow, units int64, repairs []Repair) error {
+func (l *Ledger) cancel(ctx context.Context, tx *gorm.DB, c *cancellation) error {
 	w := &writer{Ledger: l, tx: tx, at: now()}
-	for i := range rows {
-		row := &rows[i]
-		_, err := exec(ctx, tx, "UPDATE orders SET status = ?, reason = ? WHERE id = ?", string(row.status), row.reason, int64(row.order.ID))
-		if err != nil {
-			return err
+	err := eachSlice(c.ids, func(ids []any) error {
+		_, err := exec(ctx, tx, "UPDATE orders SET status = ?, reason = ? WHERE id IN "+in(len(ids)),
+			append([]any{string(sale.Cancelled), sale.ReasonLimitExceeded}, ids...)...)
+		if err == nil {
+			// A task of an earlier life of the order would stand in the way of this one.
+			_, err = exec(ctx, tx, "DELETE FROM stock_sync_tasks WHERE order_id IN "+in(len(ids)), ids...)
 		}
-		// A task of an earlier life of the order would stand in the way of this one.
-		if _, err := exec(ctx, tx, "DELETE FROM stock_sync_tasks WHERE order_id = ?", int64(row.order.ID)); err != nil {
-			return err
-		}
-		_, err = exec(ctx, tx, "INSERT INTO order_status_log (order_id, from_status, to_status, reason, created_at) VALUES (?, ?, ?, ?, ?)",
-			int64(row.order.ID), string(sale.PendingPayment), string(row.status), row.reason, w.at.text())
-		if err != nil {
-			return err
-		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	if err := w.insertTasks(ctx, rows); err != nil {
+	if err := w.logCancelled(ctx, string(sale.PendingPayment), c.rows); err != nil {
+		return err
+	}
+	if err := w.insertTasks(ctx, c.rows); err != nil {
 		return err
 	}
 	// What the row has not locked it cannot give back: the counts drift, which is a
 	// difference of its own.
-	_, err := exec(ctx, tx, "UPDATE inventory SET locked = locked - ?, available = available + ? WHERE sale_id = ?",
-		units, units, l.engine.bytes(saleID))
+	_, err = exec(ctx, tx, "UPDATE inventory SET locked = locked - ?, available = available + ? WHERE sale_id = ?",
+		c.units, c.units, l.engine.bytes(c.saleID))
 	if err != nil {
 		return err
 	}
-	return l.logRepairs(ctx, tx, repairs)
+	return l.logRepairs(ctx, tx, c.repairs)
 }

@@ -38,7 +38,7 @@ func TestRepairsAreFenced(t *testing.T) {
 				return err
 			},
 			"limit": func(f Fence) error {
-				_, _, err := r.CancelOverLimit(ctx, f, id, "u", 1, Repair{Kind: "LIMIT_EXCEEDED"})
+				_, err := r.CancelOverLimit(ctx, f, id, 1, map[string]Repair{"u": {Kind: "LIMIT_EXCEEDED"}})
 				return err
 			},
 			"lost orders": func(f Fence) error {
@@ -126,9 +126,11 @@ func TestCancelOverLimit(t *testing.T) {
 		r.apply(t, batch(first, second, third), batch(order(id, "v", "", 5)))
 		f := r.fence(t, "reconcile/"+id)
 		cancel := func(limit int) ([]sale.Order, int64) {
-			cancelled, over, err := r.CancelOverLimit(ctx, f, id, "u", limit, Repair{Kind: "LIMIT_EXCEEDED"})
+			done, err := r.CancelOverLimit(ctx, f, id, limit, map[string]Repair{"u": {Kind: "LIMIT_EXCEEDED"}, "nobody": {}})
 			require.NoError(t, err)
-			return cancelled, over
+			require.Len(t, done, 2)
+			require.Zero(t, done["nobody"])
+			return done["u"].Cancelled, done["u"].Left
 		}
 		cancelled, over := cancel(5)
 		require.Empty(t, cancelled)
@@ -216,7 +218,7 @@ func TestEachUser(t *testing.T) {
 		r.apply(t, batch(order(id, "a", "1", 2), order(id, "a", "2", 1)), batch(order(id, "b", "1", 1)), batch(order(id, "c", "1", 4)), batch(order(id, "d", "1", 1)))
 		r.exec(t, "UPDATE orders SET status = 'CANCELLED' WHERE sale_id = ? AND user_id = 'b'", id)
 		r.exec(t, "UPDATE orders SET request_key = '1' WHERE sale_id = ? AND user_id = 'a'", id)
-		want := []UserUnits{{"a", 3, 2, 1}, {"c", 4, 1, 1}, {"d", 1, 1, 1}}
+		want := []UserUnits{{"a", 3, 2, 2, 1}, {"c", 4, 4, 1, 1}, {"d", 1, 1, 1, 1}}
 		for size := 1; size < 5; size++ {
 			var got []UserUnits
 			require.NoError(t, r.EachUser(t.Context(), id, size, func(users []UserUnits) error {

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -79,8 +80,13 @@ func (l *Ledger) tasks(ctx context.Context, where string, args ...any) ([]Task, 
 	return tasks, err
 }
 
-// DueTasks lists up to limit open tasks whose next try is not after now, longest due first.
-func (l *Ledger) DueTasks(ctx context.Context, now time.Time, limit int) ([]Task, error) {
+// DueTasks lists up to limit open tasks whose next try is not after now, of one sale or
+// ("") all, longest due first.
+func (l *Ledger) DueTasks(ctx context.Context, saleID string, now time.Time, limit int) ([]Task, error) {
+	if saleID != "" {
+		return l.tasks(ctx, " WHERE state = ? AND next_try <= ? AND sale_id = ? ORDER BY next_try, id LIMIT ?",
+			string(TaskOpen), moment{now}.text(), l.engine.bytes(saleID), limit)
+	}
 	return l.tasks(ctx, " WHERE state = ? AND next_try <= ? ORDER BY next_try, id LIMIT ?",
 		string(TaskOpen), moment{now}.text(), limit)
 }
@@ -90,11 +96,23 @@ func (l *Ledger) Tasks(ctx context.Context, state TaskState, limit int) ([]Task,
 	return l.tasks(ctx, " WHERE state = ? ORDER BY id LIMIT ?", string(state), limit)
 }
 
-// TaskDone notes that Redis has the units back. Idempotent.
-func (l *Ledger) TaskDone(ctx context.Context, id int64) error {
-	return l.change(ctx, func(tx *gorm.DB) error {
-		return tx.Exec("UPDATE stock_sync_tasks SET state = ? WHERE id = ?", string(TaskDone), id).Error
+// TasksDone notes that Redis has the units of the tasks' orders back. Idempotent.
+func (l *Ledger) TasksDone(ctx context.Context, ids ...int64) error {
+	return eachSlice(taskIDs(ids), func(args []any) error {
+		return l.change(ctx, func(tx *gorm.DB) error {
+			return tx.Exec("UPDATE stock_sync_tasks SET state = ? WHERE id IN "+in(len(args)), append([]any{string(TaskDone)}, args...)...).Error
+		})
 	})
+}
+
+// taskIDs are ids in one order for everybody, against deadlocks.
+func taskIDs(ids []int64) []sale.ID {
+	list := make([]sale.ID, len(ids))
+	for i, id := range ids {
+		list[i] = sale.ID(id)
+	}
+	slices.Sort(list)
+	return list
 }
 
 // TaskFailed counts a try of an open task, keeps its cause (1,000 bytes of it) and
@@ -111,11 +129,7 @@ func (l *Ledger) TaskFailed(ctx context.Context, id int64, cause string, next ti
 // PostponeTasks sets the next try of open tasks and keeps the cause, without counting a
 // try: it was not the tasks' fault.
 func (l *Ledger) PostponeTasks(ctx context.Context, ids []int64, cause string, next time.Time) error {
-	list := make([]sale.ID, len(ids))
-	for i, id := range ids {
-		list[i] = sale.ID(id)
-	}
-	return eachSlice(list, func(args []any) error {
+	return eachSlice(taskIDs(ids), func(args []any) error {
 		return l.change(ctx, func(tx *gorm.DB) error {
 			return tx.Exec("UPDATE stock_sync_tasks SET last_error = ?, next_try = ? WHERE state = ? AND id IN "+in(len(args)),
 				append([]any{clip(cause, maxTextBytes), moment{next}, string(TaskOpen)}, args...)...).Error
@@ -165,23 +179,6 @@ func (l *Ledger) lockTask(tx *gorm.DB, id int64) (TaskState, error) {
 		return "", &sale.Error{Code: sale.CodeConflict, Detail: fmt.Sprintf("task %d is done", id)}
 	}
 	return have[0], nil
-}
-
-// AbandonedOrders says which of the orders have an abandoned task, and who gave it up.
-func (l *Ledger) AbandonedOrders(ctx context.Context, ids []sale.ID) (map[sale.ID]Decision, error) {
-	abandoned := make(map[sale.ID]Decision)
-	err := eachSlice(ids, func(args []any) error {
-		tasks, err := l.tasks(ctx, " WHERE state = ? AND order_id IN "+in(len(args)), append([]any{string(TaskAbandoned)}, args...)...)
-		for i := range tasks {
-			if d := tasks[i].Abandoned; d != nil {
-				abandoned[tasks[i].Order.ID] = *d
-			} else {
-				abandoned[tasks[i].Order.ID] = Decision{}
-			}
-		}
-		return err
-	})
-	return abandoned, err
 }
 
 // Unfinished is the tasks of one state.

@@ -2,9 +2,7 @@ package operator
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 
@@ -21,6 +19,7 @@ type failure struct {
 
 var statuses = map[sale.Code]int{
 	sale.CodeInvalid:       http.StatusBadRequest,
+	sale.CodeTooLarge:      http.StatusRequestEntityTooLarge,
 	sale.CodeSaleNotFound:  http.StatusNotFound,
 	sale.CodeOrderNotFound: http.StatusNotFound,
 	sale.CodeNotFound:      http.StatusNotFound,
@@ -159,21 +158,4 @@ func about[T any](r *http.Request, ask func(ctx context.Context, id int64) (T, e
 		return nil, &sale.Error{Code: sale.CodeInvalid, Detail: "the id is not a number"}
 	}
 	return ask(r.Context(), id)
-}
-
-// readJSON reads one strict JSON object; an empty body is the zero value.
-func readJSON(r *http.Request, v any) error {
-	d := json.NewDecoder(r.Body)
-	d.DisallowUnknownFields()
-	err := d.Decode(v)
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	if err == nil && d.More() {
-		err = errors.New("more than one JSON value")
-	}
-	if err != nil {
-		return &sale.Error{Code: sale.CodeInvalid, Detail: "body: " + err.Error()}
-	}
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"flashgate/internal/bus"
@@ -86,7 +87,7 @@ func (a *Admin) ReplayDeadBatch(ctx context.Context, id int64, r Replay) (Change
 		return Change{}, err
 	}
 	// It may never have been promised: then Redis has voided it, or does so now.
-	switch purchase.Checker(a.Stock, nil)(ctx, b) {
+	switch purchase.Checker(a.Stock, slog.New(slog.DiscardHandler))(ctx, b) {
 	case bus.Rollback:
 		if _, err := a.Ledger.CloseDeadBatch(ctx, id, ledger.StateVoided, r.stored(), r.Body); err != nil {
 			return Change{}, err
@@ -173,18 +174,14 @@ func (a *Admin) replayed(ctx context.Context, d *ledger.DeadBatch, mended []byte
 
 // promised are the orders that Redis has of an open batch, by id; nil: it is not open.
 func (a *Admin) promised(ctx context.Context, b *sale.Batch) (map[sale.ID]sale.Order, error) {
-	var orders map[sale.ID]sale.Order
-	err := a.Stock.Batches(ctx, b.SaleID, func(records []stock.BatchRecord) error {
-		for i := range records {
-			if records[i].ID != b.ID || records[i].State == stock.StateVoid {
-				continue
-			}
-			orders = make(map[sale.ID]sale.Order)
-			for _, o := range records[i].Orders {
-				orders[o.ID] = o
-			}
-		}
-		return nil
-	})
-	return orders, err
+	found, err := a.Stock.BatchesByID(ctx, b.SaleID, []sale.ID{b.ID})
+	record, there := found[b.ID]
+	if err != nil || !there || record.State == stock.StateVoid {
+		return nil, err
+	}
+	orders := make(map[sale.ID]sale.Order, len(record.Orders))
+	for _, o := range record.Orders {
+		orders[o.ID] = o
+	}
+	return orders, nil
 }

@@ -77,6 +77,20 @@ func (p *port) get(t *testing.T, path, bearer string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
+// TestNobodyOutsideSaysWhyAReconcileRan: it is a label of a metric, and "schedule" counts as
+// the last scheduled run.
+func TestNobodyOutsideSaysWhyAReconcileRan(t *testing.T) {
+	p := newPort(t)
+	p.server.Serve(p.admin)
+	r, err := http.NewRequest(http.MethodPost, p.base+"/admin/v1/reconcile", strings.NewReader(`{"trigger":"schedule"}`))
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusBadRequest, resp.StatusCode)
+}
+
 func TestOnlyProbesGoWithoutTheToken(t *testing.T) {
 	p := newPort(t)
 	p.server.Serve(p.admin)

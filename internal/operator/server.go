@@ -36,9 +36,11 @@ type ServerOptions struct {
 	Log      *slog.Logger
 }
 
-// Bounds of the operators' port. Writes may take long: a profile, an audit.
+// Bounds of the operators' port. Who holds the token may take long to be answered: a
+// profile, an audit.
 const (
 	headerTimeoutSeconds = 5
+	strangerWriteSeconds = 10 // for probes and refusals
 	readTimeoutSeconds   = 30
 	idleTimeoutSeconds   = 120
 	drainTimeoutSeconds  = 5
@@ -139,7 +141,21 @@ func (s *Server) routes() http.Handler {
 		writeJSON(w, http.StatusServiceUnavailable, failure{sale.CodeUnavailable, "the process is starting: /readyz says what it waits for"})
 	})
 	open.Handle("/", s.authenticated(guarded))
-	return http.MaxBytesHandler(open, maxBodyBytes)
+	return http.MaxBytesHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writeWithin(w, strangerWriteSeconds*time.Second)
+		open.ServeHTTP(w, r)
+	}), maxBodyBytes)
+}
+
+// writeWithin bounds how long the answer may take to be written; 0 is no bound. A client
+// that stops reading holds its connection no longer.
+func writeWithin(w http.ResponseWriter, d time.Duration) {
+	var deadline time.Time
+	if d > 0 {
+		deadline = time.Now().Add(d)
+	}
+	// A writer that has no deadlines is none of a connection.
+	_ = http.NewResponseController(w).SetWriteDeadline(deadline)
 }
 
 func (s *Server) authenticated(next http.Handler) http.Handler {
@@ -153,6 +169,7 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 			writeJSON(w, http.StatusUnauthorized, failure{Code: "UNAUTHENTICATED", Detail: "this port wants `Authorization: Bearer $FLASHGATE_ADMIN_TOKEN`"})
 			return
 		}
+		writeWithin(w, 0)
 		next.ServeHTTP(w, r)
 	})
 }

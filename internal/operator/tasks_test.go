@@ -85,7 +85,7 @@ func TestTasks(t *testing.T) {
 		require.NoError(t, err)
 		require.Nil(t, only(ledger.TaskOpen).Abandoned)
 
-		require.NoError(t, p.Ledger.TaskDone(ctx, task.ID))
+		require.NoError(t, p.Ledger.TasksDone(ctx, task.ID))
 		_, err = s.RetryTask(ctx, task.ID)
 		refused(t, sale.CodeConflict, err)
 		_, err = s.AbandonTask(ctx, task.ID, operator.Decision{Reason: "too late"})

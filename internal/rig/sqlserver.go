@@ -57,7 +57,7 @@ func newSQLServer(dir, engine string, port int, password string, program, flags 
 		"--default-time-zone=+00:00",
 		"--character-set-server=utf8mb4",
 		"--innodb-flush-log-at-trx-commit=1",
-		"--innodb-buffer-pool-size=256M",
+		"--innodb-buffer-pool-size=1G",
 		"--max-connections=500",
 	)
 	argv = append(argv, asRoot()...)

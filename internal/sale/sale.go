@@ -5,7 +5,10 @@ package sale
 import (
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Limits of the domain. A value outside them is refused where it enters.
@@ -76,6 +79,8 @@ func (s *Sale) Validate() error {
 		return bad("sale id %q: want 1–64 of A–Z a–z 0–9 _ -", s.ID)
 	case s.Title == "" || len(s.Title) > MaxTitleBytes:
 		return bad("title: want 1–%d bytes, got %d", MaxTitleBytes, len(s.Title))
+	case !utf8.ValidString(s.Title) || strings.ContainsFunc(s.Title, unicode.IsControl):
+		return bad("title: want UTF-8 without control characters")
 	case s.Total < 1 || s.Total > MaxTotal:
 		return bad("total: want 1–%d units, got %d", MaxTotal, s.Total)
 	case s.PriceCents < 0 || s.PriceCents > 1e12:

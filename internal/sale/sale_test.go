@@ -28,6 +28,8 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 		{"id with a slash", func(s *Sale) { s.ID = "a/b" }, "sale id"},
 		{"id of 65", func(s *Sale) { s.ID = fmt.Sprintf("%065d", 1) }, "sale id"},
 		{"no title", func(s *Sale) { s.Title = "" }, "title"},
+		{"a title that moves a terminal's cursor", func(s *Sale) { s.Title = "\x1b[2J" }, "control"},
+		{"a title that is no text", func(s *Sale) { s.Title = "\xff" }, "UTF-8"},
 		{"no units", func(s *Sale) { s.Total = 0 }, "total"},
 		{"more units than Lua counts", func(s *Sale) { s.Total = MaxTotal + 1 }, "total"},
 		{"negative price", func(s *Sale) { s.PriceCents = -1 }, "price"},

@@ -67,12 +67,21 @@ func TestNotReplicated(t *testing.T) {
 	_, err = f.Confirm(t.Context(), settled)
 	require.ErrorIs(t, err, ErrNotReplicated)
 
+	// A total has to be replicated too, before the ledger takes a cut.
+	for range 2 {
+		_, err = f.Adjust(t.Context(), f.sale.ID, 9, 2)
+		require.ErrorIs(t, err, ErrNotReplicated)
+	}
+
 	// With as many as there are, all of it holds.
 	opts = clusterOptions(t)
 	f.Store = open(t, opts)
 	f.mustConfirm(t, confirmed, StateConfirmed)
 	f.mustConfirm(t, settled, StateSettled)
 	f.mustRelease(t, void, StateVoid)
+	adjusted, err := f.Adjust(t.Context(), f.sale.ID, 9, 2)
+	require.NoError(t, err)
+	require.True(t, adjusted)
 }
 
 // TestDoneWorkWritesAgain: a script that finds its work done still makes its master
@@ -95,6 +104,11 @@ func TestDoneWorkWritesAgain(t *testing.T) {
 			state, err := f.Adopt(t.Context(), settled)
 			require.NoError(t, err)
 			require.Equal(t, StateSettled, state)
+		},
+		"adjust": func() {
+			adjusted, err := f.Adjust(t.Context(), f.sale.ID, f.sale.Total, f.sale.Version)
+			require.NoError(t, err)
+			require.True(t, adjusted)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

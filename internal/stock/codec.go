@@ -36,7 +36,7 @@ var errPacked = errors.New("stock: malformed packed record")
 // appendOrder packs an order as a batch holds it: length of user, user, entry.
 func appendOrder(b []byte, o *sale.Order) ([]byte, error) {
 	if o.UserID == "" || len(o.UserID) > sale.MaxUserIDBytes {
-		return b, fmt.Errorf("order %v: user id of %d bytes, want 1–%d", o.ID, len(o.UserID), sale.MaxUserIDBytes)
+		return b, fmt.Errorf("%w: order %v: user id of %d bytes, want 1–%d", ErrUnfit, o.ID, len(o.UserID), sale.MaxUserIDBytes)
 	}
 	b = append(b, byte(len(o.UserID)))
 	b = append(b, o.UserID...)
@@ -46,10 +46,10 @@ func appendOrder(b []byte, o *sale.Order) ([]byte, error) {
 // appendEntry packs what a record and a batch hold of an order besides its user.
 func appendEntry(b []byte, o *sale.Order) ([]byte, error) {
 	if o.Quantity < 1 || o.Quantity > sale.MaxQuantity {
-		return b, fmt.Errorf("order %v: quantity %d, want 1–%d", o.ID, o.Quantity, sale.MaxQuantity)
+		return b, fmt.Errorf("%w: order %v: quantity %d, want 1–%d", ErrUnfit, o.ID, o.Quantity, sale.MaxQuantity)
 	}
 	if len(o.RequestKey) > sale.MaxRequestKeyBytes {
-		return b, fmt.Errorf("order %v: request key of %d bytes, want at most %d", o.ID, len(o.RequestKey), sale.MaxRequestKeyBytes)
+		return b, fmt.Errorf("%w: order %v: request key of %d bytes, want at most %d", ErrUnfit, o.ID, len(o.RequestKey), sale.MaxRequestKeyBytes)
 	}
 	b = binary.BigEndian.AppendUint16(b, uint16(o.Quantity))
 	b = o.ID.AppendBinary(b)

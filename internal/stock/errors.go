@@ -18,6 +18,8 @@ var (
 	ErrNotRun = errors.New("stock: Redis did not run the script")
 	// ErrNotReplicated: the script ran, but too few replicas have it yet.
 	ErrNotReplicated = errors.New("stock: replicas did not acknowledge in time")
+	// ErrUnfit, beside ErrNotRun: an order that no record can hold, such as no purchase makes.
+	ErrUnfit = errors.New("stock: no record holds such an order")
 	// ErrBatchKnown: reserve met a batch id that Redis already knows, and changed nothing.
 	ErrBatchKnown = errors.New("stock: batch id is known already")
 )

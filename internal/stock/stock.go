@@ -130,7 +130,7 @@ type Snapshot struct {
 	Buyers  int64     // users with a record
 	Now     time.Time // Redis time
 
-	moves int64 // changes of records since the load
+	moves int64 // changes of records, from another start under each epoch
 }
 
 // LoadSource streams what a load writes, in the order of its fields. Each func calls its

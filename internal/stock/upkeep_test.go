@@ -1,6 +1,7 @@
 package stock
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"testing"
@@ -169,6 +170,22 @@ var upkeepCases = []testCase{
 		require.NoError(t, err)
 		require.Empty(t, reply)
 		f.counts(t, 7, 3)
+	}},
+	{"recount in slices does not count what a load has replaced", func(t *testing.T, f *fixture) {
+		f.win(t, "ann", "k", 3)
+		before, err := f.Snapshot(t.Context(), f.sale.ID)
+		require.NoError(t, err)
+		f.forget(t)
+		b := f.batch(f.order("bob", "k", 1))
+		f.sale.Epoch++
+		f.mustLoad(t, LoadSource{Orders: func(_ context.Context, each func([]LoadedOrder) error) error {
+			return each([]LoadedOrder{{Order: b.Orders[0], BatchID: b.ID}})
+		}})
+		f.mustRestore(t, &b.Orders[0], b.ID, true) // as many changes as before the count
+		_, reply, err := f.runReady(t.Context(), upkeepTimeout, recountScript, f.sale.ID, "1", "0", "3", formatInt(before.Buyers), formatInt(before.moves))
+		require.NoError(t, err)
+		require.Empty(t, reply)
+		f.counts(t, 10, 0)
 	}},
 	{"recount in slices does not count a field twice", func(t *testing.T, f *fixture) {
 		f.win(t, "ann", "k", 3)

@@ -44,17 +44,18 @@ func Each(t *testing.T, f func(t *testing.T, s *Stores)) {
 
 // Real is MariaDB and the Redis Cluster.
 func Real(t testing.TB) *Stores {
-	return open(t, ledger.Options{Driver: ledger.DriverMySQL, DSN: enginetest.MariaDB(t)},
+	return Open(t, ledger.Options{Driver: ledger.DriverMySQL, DSN: enginetest.MariaDB(t)},
 		stock.Options{Addresses: enginetest.Redis(t), Cluster: true, WaitReplicas: 1})
 }
 
 // Embedded is SQLite and miniredis.
 func Embedded(t testing.TB) *Stores {
-	return open(t, ledger.Options{Driver: ledger.DriverSQLite, DSN: filepath.Join(t.TempDir(), "ledger.db")},
+	return Open(t, ledger.Options{Driver: ledger.DriverSQLite, DSN: filepath.Join(t.TempDir(), "ledger.db")},
 		stock.Options{Addresses: []string{miniredis.RunT(t).Addr()}})
 }
 
-func open(t testing.TB, l ledger.Options, o stock.Options) *Stores {
+// Open is a pair of the caller's choosing.
+func Open(t testing.TB, l ledger.Options, o stock.Options) *Stores {
 	s := &Stores{T: t, Nodes: o.Addresses}
 	var err error
 	s.Ledger, err = ledger.Open(l)

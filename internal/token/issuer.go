@@ -24,10 +24,10 @@ func NewIssuer(secret []byte, issuer, audience string) (*Issuer, error) {
 	return &Issuer{secret, issuer, audience}, nil
 }
 
-// Issue makes a token for user (1–64 bytes) that expires ttl from now, to the second.
+// Issue makes a token for user (1–64 bytes of UTF-8) that expires ttl from now, to the second.
 func (i *Issuer) Issue(user string, ttl time.Duration) (string, error) {
-	if user == "" || len(user) > sale.MaxUserIDBytes {
-		return "", fmt.Errorf("user of %d bytes: want 1–%d", len(user), sale.MaxUserIDBytes)
+	if !validUser(user) {
+		return "", fmt.Errorf("user of %d bytes: want 1–%d of UTF-8", len(user), sale.MaxUserIDBytes)
 	}
 	if ttl < time.Second {
 		return "", fmt.Errorf("a token that lives %s: want 1s or more", ttl)

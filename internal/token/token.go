@@ -9,7 +9,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/maypok86/otter/v2"
@@ -21,6 +24,9 @@ const (
 	// MaxBytes is the longest token looked at. A useful one has a few hundred bytes;
 	// an RS256 one of an identity provider seldom passes 2,000.
 	MaxBytes = 4096
+	// maxSeconds is the last second of the year 9999. Far beyond it a number of seconds
+	// no longer fits into 64 bits, and jwt would read the far future as the far past.
+	maxSeconds = 253402300799
 	// minRSABits is the least that is not considered broken (NIST SP 800-131A).
 	minRSABits = 2048
 )
@@ -159,14 +165,26 @@ func (v *Verifier) verify(raw []byte) (user string, expires time.Time, err error
 		return "", time.Time{}, refusal(err)
 	}
 	user, ok := claims["sub"].(string)
-	if !ok || user == "" || len(user) > sale.MaxUserIDBytes {
+	if !ok || !validUser(user) {
 		return "", time.Time{}, errSubject
+	}
+	for _, name := range []string{"exp", "nbf", "iat"} {
+		if seconds, ok := claims[name].(float64); ok && math.Abs(seconds) > maxSeconds {
+			return "", time.Time{}, errClaims
+		}
 	}
 	exp, err := claims.GetExpirationTime()
 	if err != nil || exp == nil {
 		return "", time.Time{}, errClaims
 	}
 	return user, exp.Time, nil
+}
+
+// validUser reports whether a sub can name a user. encoding/json reads bytes that are no
+// UTF-8, and halves of surrogate pairs, as U+FFFD: taken for a name, it would make one
+// user of many.
+func validUser(sub string) bool {
+	return sub != "" && len(sub) <= sale.MaxUserIDBytes && utf8.ValidString(sub) && !strings.ContainsRune(sub, utf8.RuneError)
 }
 
 // key is what the signature of t is checked with. The parser has refused every
@@ -191,7 +209,7 @@ var (
 	errClaims    = unauthenticated("the token lacks a claim that is wanted here, or has one of the wrong type (exp, nbf, iat, iss, aud)")
 	errIssuer    = unauthenticated("the token is of another issuer (iss)")
 	errAudience  = unauthenticated("the token is for another audience (aud)")
-	errSubject   = unauthenticated(fmt.Sprintf("the token's sub must be a string of 1–%d bytes", sale.MaxUserIDBytes))
+	errSubject   = unauthenticated(fmt.Sprintf("the token's sub must be a string of 1–%d bytes of UTF-8", sale.MaxUserIDBytes))
 	errSignature = unauthenticated("the token's signature does not verify")
 	errMalformed = unauthenticated("the token is malformed: want a JSON Web Token in compact form")
 	errCritical  = unauthenticated("the token has critical headers (crit), none of which is known here")

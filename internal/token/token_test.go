@@ -291,7 +291,7 @@ func TestIssue(t *testing.T) {
 	require.Equal(t, "user 7", user)
 	require.WithinDuration(t, time.Now().Add(time.Hour), expires, 5*time.Second)
 
-	for _, bad := range []string{"", strings.Repeat("u", 65)} {
+	for _, bad := range []string{"", strings.Repeat("u", 65), "\xff", "a\ufffd"} {
 		_, err = i.Issue(bad, time.Hour)
 		require.Error(t, err)
 	}

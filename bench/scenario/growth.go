@@ -1,0 +1,89 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"flashgate/bench/load"
+	"flashgate/bench/report"
+	"flashgate/bench/system"
+)
+
+// Growth sells to so many buyers in one sale, slice by slice: what a purchase costs must
+// not depend on how many came before.
+type Growth struct {
+	Buyers int
+	Slices int
+}
+
+// slice is what one slice took.
+type slice struct {
+	accepted float64 // a second
+	micros   float64 // of processors, of all but the driver, a purchase
+}
+
+// Run is the run.
+func (g *Growth) Run(ctx context.Context, sys *system.System, o *system.Options) (*report.Report, error) {
+	each := max(1, g.Buyers/g.Slices)
+	sale := system.Sale{ID: system.NewSaleID("growth"), Total: each * g.Slices}
+	rep := report.New(fmt.Sprintf("growth, %d buyers", sale.Total), sale.ID)
+	rep.Set("buyers", sale.Total)
+	rep.Set("slices", g.Slices)
+	setLoop(rep, o, 0)
+	if err := sys.Open(ctx, sale); err != nil {
+		return nil, err
+	}
+	slices := make([]slice, g.Slices)
+	drained := time.Now()
+	var answers []load.Answer
+	for n := range slices {
+		sys.Progress.Step("growth: slice %d of %d", n+1, g.Slices)
+		// A slice's buyers are gone with it: a million tokens are not kept.
+		shoppers, err := sys.NewShoppers(ctx, each, sale)
+		if err != nil {
+			return rep, err
+		}
+		watch := sys.Watch()
+		rec, err := sys.Purchases(shoppers, o.Connections, 0).Run(ctx, sys.Progress)
+		watch.Stop()
+		if err != nil {
+			return rep, err
+		}
+		orders, err := allPlaced(rep, rec, shoppers)
+		if err != nil {
+			return rep, err
+		}
+		at, bs, err := sys.Drain(ctx, orders, o.Drain)
+		rep.Breaches = append(rep.Breaches, bs...)
+		if err != nil || len(bs) > 0 {
+			return rep, err
+		}
+		drained = at
+		cpu := 0.0
+		for _, u := range watch.Between(rec.Began, rec.Began.Add(rec.Took)) {
+			if u.Name != "driver" {
+				cpu += u.CPUSeconds
+			}
+		}
+		slices[n] = slice{accepted: float64(each) / rec.Took.Seconds(), micros: cpu * 1e6 / float64(each)}
+		answers = append(answers, rec.Answers...)
+	}
+	after, bs, err := sys.Verify(ctx, o, []system.Sale{sale}, map[string]int{sale.ID: sale.Total}, drained)
+	rep.Breaches = append(rep.Breaches, bs...)
+	if err != nil {
+		return rep, err
+	}
+	audited(rep, &after, sale.Total)
+	for n, s := range slices {
+		rep.Figure(fmt.Sprintf("accepted, after %d", n*each), s.accepted, "/s")
+		rep.Figure(fmt.Sprintf("CPU, after %d", n*each), s.micros, "µs a purchase, driver left out")
+	}
+	first, last := slices[0], slices[len(slices)-1]
+	if first.micros > 0 {
+		rep.Figure("CPU of the last slice ÷ the first", last.micros/first.micros, "×")
+	}
+	rep.Latency("202", answers, func(a *load.Answer) bool { return a.Status == http.StatusAccepted })
+	return rep, nil
+}
