@@ -302,9 +302,9 @@ func TestNotLoaded(t *testing.T) {
 					_, _, err := f.SoldOutBuyers(t.Context(), b.SaleID, MaxLease, 10)
 					return err
 				},
-				"lookup":  func(f *fixture, b *sale.Batch) error { _, err := f.Lookup(t.Context(), b.SaleID, "u"); return err },
-				"due":     func(f *fixture, b *sale.Batch) error { _, err := f.Due(t.Context(), b.SaleID, 10); return err },
-				"purge":   func(f *fixture, b *sale.Batch) error { _, err := f.PurgeVoids(t.Context(), b.SaleID, 0); return err },
+				"lookup": func(f *fixture, b *sale.Batch) error { _, err := f.Lookup(t.Context(), b.SaleID, "u"); return err },
+				"due":    func(f *fixture, b *sale.Batch) error { _, err := f.Due(t.Context(), b.SaleID, 10); return err },
+				"purge":  func(f *fixture, b *sale.Batch) error { _, err := f.PurgeVoids(t.Context(), b.SaleID, 0); return err },
 				"states": func(f *fixture, b *sale.Batch) error {
 					_, err := f.Records(t.Context(), b.SaleID, []string{"u"})
 					return err
