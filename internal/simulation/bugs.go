@@ -70,8 +70,14 @@ func killing(p *plan) {
 func sellingOut(p *plan) {
 	p.users, p.total, p.devices, p.triesMax, p.keys = 3, 1, 4, 4, 1
 	p.losses, p.messageLosses, p.restocks, p.cuts, p.cancels = 0, 0, 3, false, false
-	p.lossPerMille, p.retryWithin, p.length, p.ends = 60, 300*time.Millisecond, 3*time.Second, time.Hour
+	p.lossPerMille, p.retryWithin, p.length, p.ends = 60, 300*time.Millisecond, 4*time.Second, time.Hour
 	p.lease = 2 * time.Second
+}
+
+// sellingOutLate is the same while those who keep the lease stand still for longer than it.
+func sellingOutLate(p *plan) {
+	sellingOut(p)
+	p.lease, p.stallOnly, p.stallPerMille = 300*time.Millisecond, "keeper", 150
 }
 
 // sellingOutAnew is the same while Redis fails over.
@@ -141,9 +147,9 @@ var Bugs = []Bug{
 	{Name: "what is found done is not written again for WAIT", patches: []patch{{"", "  redis.call('HSET', key, field, value)\n", ""}}, focus: failing},
 	{Name: "reserve sells during a sold-out lease", patches: []patch{{"reserve", "if left > 0 and leased(meta, known[2], now) > 0 then left = 0 end", ""}}, focus: sellingOut},
 	{Name: "a sold-out lease that no replica has", faults: faults{leaseUnreplicated: true}, focus: sellingOutAnew},
-	{Name: "a sold-out lease counted from its reply", faults: faults{leaseFromReply: true}, focus: sellingOut},
+	{Name: "a sold-out lease counted from its reply", faults: faults{leaseFromReply: true}, focus: sellingOutLate},
 	{Name: "the buyers read before the lease", faults: faults{buyersFirst: true}, focus: sellingOut},
-	{Name: "the buyers taken for the same ones", faults: faults{buyersOnce: true}, focus: sellingOut},
+	{Name: "the buyers taken for the same ones", faults: faults{buyersOnce: true}, focus: sellingOutLate},
 	{Name: "a load goes on after it lost steps", patches: []patch{{"load", "if now[3] + 1 ~= tonumber(number) then return MISSING end", ""}, {"load", "  if now[3] ~= number then return MISSING end\n", ""}}, focus: func(p *plan) {
 		whenLost(p)
 		p.duringLoad = true
