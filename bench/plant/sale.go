@@ -42,7 +42,7 @@ func Open(saleID, dsn string, redis []string) (*Sale, error) {
 	}
 	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: redis, DisableCache: true})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("Redis: %w", err), db.Close())
+		return nil, errors.Join(fmt.Errorf("connecting to Redis: %w", err), db.Close())
 	}
 	return &Sale{ID: saleID, db: db, redis: client}, nil
 }
@@ -61,6 +61,7 @@ func (s *Sale) Orders(ctx context.Context) (orders []Order, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
 	for err == nil && rows.Next() {
 		var o Order
 		err = rows.Scan(&o.ID, &o.Batch, &o.User)
@@ -69,7 +70,7 @@ func (s *Sale) Orders(ctx context.Context) (orders []Order, err error) {
 			s.lowest = min(o.ID, o.Batch)
 		}
 	}
-	return orders, errors.Join(err, rows.Err(), rows.Close())
+	return orders, errors.Join(err, rows.Err())
 }
 
 // Count is what reconciles came across of one kind.
@@ -89,6 +90,7 @@ func (s *Sale) Reported(ctx context.Context, after int64) (byKind map[string]Cou
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
 	byKind = make(map[string]Count)
 	for err == nil && rows.Next() {
 		var text []byte
@@ -104,7 +106,7 @@ func (s *Sale) Reported(ctx context.Context, after int64) (byKind map[string]Cou
 			byKind[k.Kind] = Count{sum.Found + k.Found, sum.Repaired + k.Repaired, sum.Left + k.Left, sum.Helped + k.Helped}
 		}
 	}
-	return byKind, errors.Join(err, rows.Err(), rows.Close())
+	return byKind, errors.Join(err, rows.Err())
 }
 
 // Cancelled counts those of the orders that are cancelled.

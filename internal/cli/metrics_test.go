@@ -1,15 +1,10 @@
 package cli
 
 import (
-	"bytes"
-	"context"
-	"io"
-	"net/http"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,102 +13,16 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
-
-	"flashgate/internal/config"
 )
-
-// output is what a process prints, while it does.
-type output struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.Buffer.Write(b)
-}
-
-func (o *output) text() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.String()
-}
-
-// running is flashgate in one process on embedded engines, in this one.
-type running struct {
-	t                   *testing.T
-	shoppers, operators string
-	out                 *output
-	token               string
-}
-
-func startEmbedded(t *testing.T, edit ...string) *running {
-	t.Helper()
-	inFolder(t)
-	text, err := os.ReadFile("configs/embedded.yaml")
-	require.NoError(t, err)
-	changed := strings.NewReplacer(append([]string{"127.0.0.1:8080", "127.0.0.1:0", "127.0.0.1:9090", "127.0.0.1:0"}, edit...)...).Replace(string(text))
-	require.NoError(t, os.WriteFile("configs/embedded.yaml", []byte(changed), 0o600))
-	c, err := config.Load("configs/embedded.yaml")
-	require.NoError(t, err)
-	r := &running{t: t, out: &output{}}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- runEmbedded(ctx, c, r.out) }()
-	t.Cleanup(func() {
-		stop()
-		require.NoError(t, <-done)
-	})
-	printed := regexp.MustCompile(`(?s)shoppers +(http://\S+)/v1/sales.*operators +(http://\S+).*Authorization: Bearer (\S+)'`)
-	require.Eventually(t, func() bool {
-		select {
-		case err := <-done:
-			done <- err
-			t.Error("ended", err)
-			return true
-		default:
-		}
-		m := printed.FindStringSubmatch(r.out.text())
-		if m != nil {
-			r.shoppers, r.operators, r.token = m[1], m[2], m[3]
-		}
-		return m != nil
-	}, 30*time.Second, 5*time.Millisecond)
-	require.Eventually(t, func() bool {
-		answer, _ := r.ask("GET", r.operators+"/readyz")
-		return answer.StatusCode == 200
-	}, 30*time.Second, 10*time.Millisecond)
-	return r
-}
-
-// ask sends a request with headers in pairs and reads the answer.
-func (r *running) ask(method, url string, headers ...string) (*http.Response, string) {
-	r.t.Helper()
-	q, err := http.NewRequest(method, url, nil)
-	require.NoError(r.t, err)
-	for i := 0; i < len(headers); i += 2 {
-		q.Header.Set(headers[i], headers[i+1])
-	}
-	answer, err := http.DefaultClient.Do(q)
-	require.NoError(r.t, err)
-	defer func() { _ = answer.Body.Close() }()
-	body, err := io.ReadAll(answer.Body)
-	require.NoError(r.t, err)
-	return answer, string(body)
-}
-
-func (r *running) purchase(headers ...string) (*http.Response, string) {
-	return r.ask("POST", r.shoppers+"/v1/sales/demo/purchases", append([]string{"Authorization", "Bearer " + r.token}, headers...)...)
-}
 
 func (r *running) scrape() map[string]*dto.MetricFamily {
 	r.t.Helper()
 	secrets, err := os.ReadFile("data/env")
 	require.NoError(r.t, err)
 	admin := regexp.MustCompile(`ADMIN_TOKEN='([^']+)'`).FindSubmatch(secrets)
-	answer, body := r.ask("GET", r.operators+"/metrics", "Authorization", "Bearer "+string(admin[1]))
-	require.Equal(r.t, 200, answer.StatusCode)
+	status, answer := r.ask("GET", r.operators, "/metrics", string(admin[1]))
+	require.Equal(r.t, 200, status)
+	body := bodyOf(r.t, answer)
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(body))
 	require.NoError(r.t, err)
@@ -155,22 +64,25 @@ var wanted = map[string][]string{
 }
 
 func TestMetrics(t *testing.T) {
+	inFolder(t)
 	r := startEmbedded(t)
-	answer, body := r.purchase()
-	require.Equal(t, 202, answer.StatusCode, body)
+	status, answer := r.purchase()
+	require.Equal(t, 202, status, answer)
 	var families map[string]*dto.MetricFamily
+	var missing []string
 	require.Eventually(t, func() bool { // every loop has run once
-		families = r.scrape()
-		applied := families["flashgate_worker_transaction_duration_seconds"].GetMetric()[0].GetHistogram().GetSampleCount()
-		return applied > 0 && families["flashgate_ledger_units"] != nil && families["flashgate_in_flight_oldest_seconds"] != nil &&
-			families["flashgate_bus_consumer_lag_messages"].GetMetric()[0].GetGauge().GetValue() >= 0
-	}, 30*time.Second, 50*time.Millisecond)
-
-	for what, names := range wanted {
-		for _, name := range names {
-			require.NotEmpty(t, families[name].GetMetric(), "%s: %s", what, name)
+		families, missing = r.scrape(), nil
+		for what, names := range wanted {
+			for _, name := range names {
+				if len(families[name].GetMetric()) == 0 {
+					missing = append(missing, what+": "+name)
+				}
+			}
 		}
-	}
+		applied, lag := families["flashgate_worker_transaction_duration_seconds"], families["flashgate_bus_consumer_lag_messages"]
+		return len(missing) == 0 && applied.GetMetric()[0].GetHistogram().GetSampleCount() > 0 && lag.GetMetric()[0].GetGauge().GetValue() >= 0
+	}, 30*time.Second, 50*time.Millisecond, "%s", &missing)
+
 	for name, family := range families {
 		if !strings.HasPrefix(name, "flashgate_") {
 			require.Regexp(t, `^(go|process|promhttp)_`, name)

@@ -1,16 +1,11 @@
 package cli
 
 import (
-	"bytes"
-	"context"
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,99 +22,6 @@ const (
 	secretAdmin = "aQ3xTn6-hunter2-admin-Vg8hYf2pWe5uKs1"
 	secretDSN   = "pL7zMd4-hunter2-mysql"
 )
-
-// lockedText is what a running process writes.
-type lockedText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// wholeProcess is a whole flashgate on embedded engines within the test, that logs all it can.
-type wholeProcess struct {
-	t                   *testing.T
-	shoppers, operators string
-	log                 func() string
-	stop                func()
-}
-
-func startLogging(t *testing.T, format string) *wholeProcess {
-	c, err := config.Load("configs/embedded.yaml")
-	require.NoError(t, err)
-	addresses, err := rig.FreeAddresses(2)
-	require.NoError(t, err)
-	c.Listen, c.OperatorsListen = addresses[0], addresses[1]
-	c.Log.Level, c.Log.Format = "debug", format
-
-	// The logger writes to standard error, whatever that is when it is made.
-	file, err := os.Create(t.TempDir() + "/log")
-	require.NoError(t, err)
-	standard := os.Stderr
-	os.Stderr = file
-	ctx, cancel := context.WithCancel(context.Background())
-	var out lockedText
-	done := make(chan error, 1)
-	go func() { done <- runEmbedded(ctx, c, &plain{to: &out}) }()
-	stopped := false
-	r := &wholeProcess{t: t, shoppers: addresses[0], operators: addresses[1]}
-	r.log = func() string {
-		text, err := os.ReadFile(file.Name())
-		require.NoError(t, err)
-		return string(text)
-	}
-	r.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		require.NoError(t, <-done)
-		os.Stderr = standard
-		require.NoError(t, file.Close())
-		require.Empty(t, hidden(out.String()), "the greeting tells no secret")
-	}
-	t.Cleanup(func() {
-		r.stop()
-		if t.Failed() {
-			t.Log(r.log())
-		}
-	})
-	require.Eventually(t, func() bool {
-		status, _ := r.ask("GET", r.operators, "/readyz", "")
-		return status == 200
-	}, time.Minute, 20*time.Millisecond)
-	return r
-}
-
-// ask makes one request, of anything; status 0: there was no answer.
-func (r *wholeProcess) ask(method, host, path, bearer string, headers ...string) (status int, body string) {
-	c, err := net.Dial("tcp", host)
-	if err != nil {
-		return 0, ""
-	}
-	defer func() { _ = c.Close() }()
-	require.NoError(r.t, c.SetDeadline(time.Now().Add(30*time.Second)))
-	if bearer != "" {
-		headers = append(headers, "Authorization: Bearer "+bearer)
-	}
-	_, err = fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 0\r\n%s\r\n", method, path,
-		strings.Join(append(headers, ""), "\r\n"))
-	require.NoError(r.t, err)
-	answer, _ := io.ReadAll(c)
-	_, _ = fmt.Sscanf(string(answer), "HTTP/1.1 %d", &status)
-	return status, string(answer)
-}
 
 // hidden says which secret a text gives away, or a part or a form of one.
 func hidden(text string) string {
@@ -140,7 +42,7 @@ func TestALogTellsNoSecret(t *testing.T) {
 			inFolder(t)
 			t.Setenv(config.EnvJWTSecret, secretJWT)
 			t.Setenv(config.EnvAdminToken, secretAdmin)
-			r := startLogging(t, format)
+			r := startEmbedded(t, func(c *config.Config) { c.Log.Level, c.Log.Format = "debug", format })
 			issuer, err := token.NewIssuer([]byte(secretJWT), "", "")
 			require.NoError(t, err)
 			const name = "mallory"
@@ -158,11 +60,10 @@ func TestALogTellsNoSecret(t *testing.T) {
 			status, answer := r.ask("POST", r.shoppers, buy, evil, "Idempotency-Key: "+name+"'; --")
 			require.Equal(t, 202, status, answer)
 			require.Empty(t, hidden(answer))
-			_, body, _ := strings.Cut(answer, "\r\n\r\n")
 			var bought struct {
 				OrderID string `json:"order_id"`
 			}
-			require.NoError(t, json.Unmarshal([]byte(body), &bought))
+			require.NoError(t, json.Unmarshal([]byte(bodyOf(t, answer)), &bought))
 			for _, bad := range []string{evil + "x", evil[:len(evil)-4] + "AAAA", secretJWT, secretAdmin, "a.b.c", strings.Repeat(evil, 10)} {
 				status, answer := r.ask("POST", r.shoppers, buy, bad)
 				require.Contains(t, []int{400, 401, 431}, status)
@@ -211,6 +112,7 @@ func TestALogTellsNoSecret(t *testing.T) {
 			}, 30*time.Second, 10*time.Millisecond)
 			r.stop()
 
+			require.Empty(t, hidden(r.greeting.String()), "the greeting tells no secret")
 			log := r.log()
 			require.NotEmpty(t, log)
 			require.Empty(t, hidden(log))

@@ -2,11 +2,9 @@ package cli
 
 import (
 	"bufio"
-	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
+
+	"flashgate/internal/config"
 )
 
 // span is what a collector was sent of one.
@@ -81,24 +81,18 @@ func collect(t *testing.T) (url string, spans func() map[string]span) {
 // logged of it; and neither holds a secret.
 func TestAPurchaseIsOneTrace(t *testing.T) {
 	endpoint, spans := collect(t)
-	logged, err := os.Create(t.TempDir() + "/log")
-	require.NoError(t, err)
-	before, def := os.Stderr, slog.Default()
-	os.Stderr = logged // where processes log
-	t.Cleanup(func() {
-		os.Stderr = before
-		slog.SetDefault(def)
-		require.NoError(t, logged.Close())
+	inFolder(t)
+	r := startEmbedded(t, func(c *config.Config) {
+		c.Log.Level, c.Log.Format = "debug", "json"
+		c.Tracing = config.Tracing{Endpoint: endpoint, Sample: 1, Timeout: 5 * time.Second}
 	})
-	r := startEmbedded(t, "level: info ", "level: debug ", "format: text ", "format: json ",
-		"demo:\n", "tracing: {endpoint: '"+endpoint+"', sample: 1}\ndemo:\n")
 	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	answer, body := r.purchase("traceparent", parent, "Idempotency-Key", "a-key")
-	require.Equal(t, 202, answer.StatusCode, body)
+	status, answer := r.purchase("traceparent: "+parent, "Idempotency-Key: a-key")
+	require.Equal(t, 202, status, answer)
 	var order struct {
 		OrderID string `json:"order_id"`
 	}
-	require.NoError(t, json.Unmarshal([]byte(body), &order))
+	require.NoError(t, json.Unmarshal([]byte(bodyOf(t, answer)), &order))
 	names := []string{"POST purchases", "batch", "reserve", "half", "confirm", "persist", "ledger transaction", "settle"}
 	var got map[string]span
 	require.Eventually(t, func() bool {
@@ -123,11 +117,10 @@ func TestAPurchaseIsOneTrace(t *testing.T) {
 	require.Equal(t, order.OrderID, got["POST purchases"].attributes["flashgate.order_id"])
 	require.Equal(t, "OK", got["POST purchases"].attributes["flashgate.code"])
 
-	text, err := os.ReadFile(logged.Name())
-	require.NoError(t, err)
+	text := r.log()
 	secrets, err := os.ReadFile("data/env")
 	require.NoError(t, err)
-	hidden := []string{r.token, r.token[strings.LastIndex(r.token, ".")+1:]}
+	hidden := []string{r.token(), r.token()[strings.LastIndex(r.token(), ".")+1:]}
 	for line := range strings.SplitSeq(string(secrets), "\n") {
 		if _, value, ok := strings.Cut(line, "='"); ok {
 			hidden = append(hidden, strings.TrimSuffix(value, "'"))
@@ -135,10 +128,10 @@ func TestAPurchaseIsOneTrace(t *testing.T) {
 	}
 	require.Len(t, hidden, 4)
 	for _, secret := range hidden {
-		require.NotContains(t, string(text), secret)
+		require.NotContains(t, text, secret)
 	}
 	found := false
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
 		var record map[string]any
 		require.NoError(t, json.Unmarshal(lines.Bytes(), &record), lines.Text())
 		if record["msg"] == "purchase accepted" {
@@ -147,5 +140,5 @@ func TestAPurchaseIsOneTrace(t *testing.T) {
 			require.Equal(t, order.OrderID, record["order"])
 		}
 	}
-	require.True(t, found, string(text))
+	require.True(t, found, text)
 }

@@ -110,7 +110,7 @@ func TestFollowAccess(t *testing.T) {
 		go func() { done <- l.FollowAccess(ctx, source) }()
 		is := func(user string, blocked bool, why string) {
 			t.Helper()
-			time.Sleep(time.Second) // of the bubble: what is promised
+			<-time.After(time.Second) // of the bubble's time: what is promised
 			synctest.Wait()
 			got, _ := l.access.Load().user(user)
 			require.Equal(t, blocked, got, why)
@@ -122,7 +122,7 @@ func TestFollowAccess(t *testing.T) {
 		source.add(block("bob", time.Time{}), block("eve", time.Now().Add(time.Minute)))
 		is("bob", true, "within a second")
 		is("eve", true, "for a minute")
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		is("eve", false, "over by itself")
 		source.setAway(true)
 		is("bob", true, "the ledger is away")
@@ -131,14 +131,7 @@ func TestFollowAccess(t *testing.T) {
 		source.add(sale.AccessRule{Kind: sale.AccessUser, Value: "bob", Access: sale.AccessLift})
 		source.setAway(false)
 		is("bob", false, "lifted meanwhile")
-		many := make([]sale.AccessRule, 2*accessPage+1)
-		for i := range many {
-			many[i] = block("many", time.Time{})
-		}
-		many[len(many)-1].Value = "last"
-		source.add(many...)
-		is("last", true, "more than a page at once")
-		require.Equal(t, 2, l.accessRules())
+		require.Zero(t, l.accessRules())
 		stop()
 		require.NoError(t, <-done)
 	})

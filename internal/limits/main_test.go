@@ -70,7 +70,7 @@ func sentinelClock(t *testing.T) *clock {
 	// let the next go on from here.
 	c.now = time.UnixMilli(int64(util.CurrentTimeMillis())).Add(time.Hour)
 	util.SetClock(c)
-	t.Cleanup(func() { util.SetClock(ahead{c.Now().Sub(time.Now())}) })
+	t.Cleanup(func() { util.SetClock(ahead{time.Until(c.Now())}) })
 	return c
 }
 

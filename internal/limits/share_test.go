@@ -95,7 +95,7 @@ func (s *site) offer(seconds int, perSecond ...int) []int {
 	const step = time.Millisecond
 	due := make([]float64, len(s.shares))
 	for range seconds * int(time.Second/step) {
-		time.Sleep(step)
+		<-time.After(step) // of the bubble's time
 		synctest.Wait()
 		for i, one := range s.shares {
 			for due[i] += float64(perSecond[i]) * step.Seconds(); due[i] >= 1; due[i]-- {
@@ -198,6 +198,28 @@ func TestClusterIsTuned(t *testing.T) {
 		s.follow(cluster)
 		s.offer(1, 5000, 5000)
 		within10(t, 20*100, s.offer(20, 5000, 5000))
+	})
+}
+
+// A rush that begins is not refused for want of a lease that is on its way, and what it
+// was let in on credit is paid back.
+func TestARushBeginsOnCredit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := Bucket{Rate: 2000, Burst: 400}
+		s := newSite(t, 2, Cluster{Enabled: true, Gateways: 2, Purchase: size})
+		defer s.stop()
+		s.redis.set(false, 40*time.Millisecond)
+		s.offer(1, 0, 0)
+		rush := 0
+		for range 1000 {
+			if _, ok := s.shares[0].take(time.Now()); ok {
+				rush++
+			}
+		}
+		require.Equal(t, 40+200, rush, "20 ms' worth in hand, and 100 ms' on credit")
+		in := s.offer(1, 9000, 0)
+		within10(t, size.Rate+float64(size.Burst), []int{rush + in[0]})
+		within10(t, 5*size.Rate, s.offer(5, 9000, 9000))
 	})
 }
 
