@@ -22,13 +22,14 @@ import (
 // no order, and can get none before the lease lapses. All others go the usual way: a
 // winner, too, whose answer was lost a millisecond ago and who is unknown here, since
 // then the lease has lapsed, or was given after he had won. The lease is renewed as long
-// as the sale is asked for, and ends by itself; errors only end it.
+// as many ask for the sale, and ends by itself; errors only end it.
 type cutoff struct {
 	stock     Stock
 	log       *slog.Logger
 	lease     time.Duration // of one renewal; 0 = there is no cut-off
 	buyersMax int           // of one sale
 	keepsMax  int           // sales
+	worth     int64         // shoppers a second and sale from which a lease pays
 
 	ctx    context.Context // of everything it does
 	cancel context.CancelFunc
@@ -50,8 +51,9 @@ const (
 	cutoffCallsMax = 4
 	// cutoffFullSales is how many sales with as many buyers as allowed are remembered.
 	cutoffFullSales = 32
-	// cutoffIdleMillis is how long a sale that nobody asks for is kept.
-	cutoffIdleMillis = 1_000
+	// cutoffWorth is how many shoppers of a sale must come in a second: keeping the lease
+	// costs Redis as much as to answer about so many.
+	cutoffWorth = 50
 	// cutoffPauseMillis is how long a sale is let be after an error, or when it has too
 	// many buyers.
 	cutoffPauseMillis = 1_000
@@ -68,7 +70,7 @@ const (
 
 func newCutoff(s Stock, lease time.Duration, buyersMax, salesMax int, log *slog.Logger) *cutoff {
 	k := &cutoff{
-		stock: s, log: log, lease: lease, buyersMax: buyersMax, keepsMax: salesMax, calls: make(chan struct{}, cutoffCallsMax),
+		stock: s, log: log, lease: lease, buyersMax: buyersMax, keepsMax: salesMax, worth: cutoffWorth, calls: make(chan struct{}, cutoffCallsMax),
 		refusals: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "flashgate_cutoff_refusals_total",
 			Help: "Purchases answered SOLD_OUT without asking Redis.",
@@ -81,9 +83,22 @@ func newCutoff(s Stock, lease time.Duration, buyersMax, salesMax int, log *slog.
 // shutter is what is known of one sale.
 type shutter struct {
 	view  atomic.Pointer[soldOut]
-	asked atomic.Int64 // when a shopper came last, Unix ms, to cutoffAskedMillis
+	asks  atomic.Int64 // shoppers that were told SOLD_OUT
 	kept  atomic.Bool  // somebody takes care of the view
 	later atomic.Int64 // not to be kept before, Unix ms
+
+	second atomic.Int64 // Unix time in which Redis said SOLD_OUT last
+	before atomic.Int64 // asks at its beginning
+}
+
+// ask counts a shopper whom Redis told SOLD_OUT, and returns how many there were in this
+// second, about.
+func (s *shutter) ask(at time.Time) int64 {
+	asks := s.asks.Add(1)
+	if second := at.Unix(); s.second.Swap(second) != second {
+		s.before.Store(asks - 1)
+	}
+	return asks - s.before.Load()
 }
 
 // soldOut is a sale's buyers, and until when there can be no others. It is never changed.
@@ -97,15 +112,6 @@ type soldOut struct {
 // holds reports whether the lease is held at a moment.
 func (v *soldOut) holds(at time.Time) bool {
 	return v != nil && at.Before(v.until) && at.UnixNano() < v.wall
-}
-
-// cutoffAskedMillis is how exactly asked is kept: one write for many requests.
-const cutoffAskedMillis = 100
-
-func (s *shutter) ask(at time.Time) {
-	if now := at.UnixMilli(); now-s.asked.Load() >= cutoffAskedMillis {
-		s.asked.Store(now)
-	}
 }
 
 // refuses reports whether a purchase that was there at a moment is certainly SOLD_OUT: the
@@ -124,7 +130,7 @@ func (k *cutoff) refuses(l *listing, user string, quantity int, at, now time.Tim
 	if s.Status != sale.Opened || quantity > s.PerUserLimit || now.Before(s.StartsAt.Add(away)) || now.After(s.EndsAt.Add(-away)) {
 		return false
 	}
-	l.shutter.ask(at)
+	l.shutter.asks.Add(1)
 	k.refusals.Inc()
 	return true
 }
@@ -132,10 +138,9 @@ func (k *cutoff) refuses(l *listing, user string, quantity int, at, now time.Tim
 // soldOut hears that a shopper was answered SOLD_OUT by Redis.
 func (k *cutoff) soldOut(l *listing, at time.Time) {
 	s := l.shutter
-	if k.lease == 0 || at.UnixMilli() < s.later.Load() {
+	if k.lease == 0 || s.ask(at) < k.worth || at.UnixMilli() < s.later.Load() {
 		return
 	}
-	s.ask(at)
 	if !s.kept.CompareAndSwap(false, true) {
 		return
 	}
@@ -149,7 +154,7 @@ func (k *cutoff) soldOut(l *listing, at time.Time) {
 	k.keeps.Go(func() { k.keep(l.sale.ID, s) })
 }
 
-// keep holds a view of a sale as long as it is sold out and asked for.
+// keep holds a view of a sale as long as it is sold out and much asked for.
 func (k *cutoff) keep(saleID string, s *shutter) {
 	keeper := keeper{cutoff: k, saleID: saleID, shutter: s}
 	pause := keeper.run()
@@ -173,6 +178,7 @@ type keeper struct {
 func (k *keeper) run() time.Duration {
 	renew := time.NewTimer(0)
 	defer renew.Stop()
+	asks, counted := k.shutter.asks.Load(), time.Now()
 	for {
 		select {
 		case <-renew.C:
@@ -180,8 +186,12 @@ func (k *keeper) run() time.Duration {
 			return 0
 		}
 		began := time.Now()
-		if began.UnixMilli()-k.shutter.asked.Load() >= cutoffIdleMillis {
-			return 0
+		if began.Sub(counted) >= time.Second {
+			now := k.shutter.asks.Load()
+			if now-asks < k.worth {
+				return 0
+			}
+			asks, counted = now, began
 		}
 		switch l, err := k.renew(); {
 		case err != nil:

@@ -32,6 +32,7 @@ func closedEdge(t *testing.T, change ...func(*Options)) (x *edge, asked *atomic.
 		answering(purchase.Answer{Code: sale.CodeSoldOut})(s, requests)
 	}
 	x = newEdge(t, run, append([]func(*Options){func(o *Options) { o.CutoffLease = 20 * time.Millisecond }}, change...)...)
+	x.g.cutoff.worth = 1
 	x.engines.change(func() {
 		x.engines.lease = func() (stock.Lease, error) {
 			return stock.Lease{Left: time.Hour, Mark: stock.BuyersMark{Epoch: 1, Moves: 5, Process: "p"}, Buyers: 2}, nil
@@ -208,6 +209,15 @@ func TestCutoffEnds(t *testing.T) {
 		x.eventually(func() bool { return x.g.cutoff.keeping.Load() == 0 })
 		require.Zero(t, x.g.cutoff.holding.Load())
 	})
+	t.Run("few ask", func(t *testing.T) {
+		x, asked := closedEdge(t)
+		x.g.cutoff.worth = 1 << 40
+		for range 20 {
+			x.problem(x.buy(), 409, sale.CodeSoldOut)
+		}
+		require.Equal(t, int64(20), asked.Load())
+		require.Zero(t, x.engines.leasesAsked)
+	})
 	t.Run("off", func(t *testing.T) {
 		x, asked := closedEdge(t, func(o *Options) { o.CutoffLease = 0 })
 		for range 20 {
@@ -239,7 +249,7 @@ func twoEdges(t *testing.T, s *storetest.Stores, sl *sale.Sale) [2]*edge {
 			o.Stock, o.Runner, o.IDs, o.Now = s.Stock, protocol, ids, time.Now
 			o.CutoffLease, o.CutoffBuyers, o.PurchaseTimeout = 100*time.Millisecond, 10_000, 20*time.Second
 		})
-		edges[i].client.Timeout = time.Minute
+		edges[i].client.Timeout, edges[i].g.cutoff.worth = time.Minute, 1
 	}
 	return edges
 }

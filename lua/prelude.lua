@@ -139,20 +139,19 @@ end
 
 -- A sold-out lease (soldout.lua) is meta's closed: when it lapses, in ms of Redis time,
 -- for how long it was given at the most, and by which process.
-local function give(meta, till, now)
-  redis.call('HSET', meta, 'closed', till .. ' ' .. till - now .. ' ' .. process())
+local function give(meta, till, now, here)
+  redis.call('HSET', meta, 'closed', till .. ' ' .. till - now .. ' ' .. here)
 end
 
--- leased is when the lease lapses, or 0 when there is none (any more). A clock cannot
+-- leased is when a lease lapses, or 0 when it has. A clock cannot
 -- tell when a lease lapses that was given by another one, before a failover or before it
--- was set back: so that lease is waited for once more, whole.
-local function leased(meta, closed, now)
-  if not closed then return 0 end
+-- was set back: so that lease is waited for once more, whole. here is this process.
+local function leased(meta, closed, now, here)
   local till, length, by = string.match(closed, '^(%d+) (%d+) (%w+)$')
   till, length = tonumber(till), tonumber(length)
-  if by ~= process() or till > now + length then
+  if by ~= here or till > now + length then
     till = now + length
-    give(meta, till, now)
+    give(meta, till, now, here)
   elseif till <= now then
     redis.call('HDEL', meta, 'closed')
     return 0
@@ -168,7 +167,7 @@ local UNLEASED_MS = 120000
 -- gateways with a lease refuse whoever had none at its beginning? Then it has to wait.
 local function unheard(buyers, meta, orders)
   local closed, now = redis.call('HGET', meta, 'closed'), now_ms()
-  if leased(meta, closed, now) == 0 then return false end
+  if not closed or leased(meta, closed, now, process()) == 0 then return false end
   local at = 1
   while at <= #orders do
     local user, _, after = next_order(orders, at)

@@ -31,7 +31,7 @@ elseif now >= tonumber(ends_ms) then
 end
 limit = tonumber(limit)
 local known = redis.call('HMGET', meta, 'epoch', 'closed')
-if left > 0 and leased(meta, known[2], now) > 0 then left = 0 end
+if left > 0 and known[2] and leased(meta, known[2], now, process()) > 0 then left = 0 end
 
 -- later: is order id a greater than b? Not by <, which compares by locale.
 local function later(a, b)

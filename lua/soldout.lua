@@ -26,6 +26,7 @@ if left > 0 or wait > 0 and wait <= UNLEASED_MS then return { OPEN } end
 local size = redis.call('HLEN', buyers)
 if size > tonumber(buyers_max) then return { CROWDED } end
 
-local till = math.max(leased(meta, known[3], now), now + lease_ms)
-give(meta, till, now)
-return { CLOSED, till - now, tonumber(known[1]), tonumber(known[2]), size, process() }
+local here, till = process(), now + lease_ms
+if known[3] then till = math.max(till, leased(meta, known[3], now, here)) end
+give(meta, till, now, here)
+return { CLOSED, till - now, tonumber(known[1]), tonumber(known[2]), size, here }

@@ -145,7 +145,7 @@ var Bugs = []Bug{
 	{Name: "a worker acknowledges before it commits", faults: faults{ackBeforeCommit: true}, focus: killing},
 	{Name: "a check-back answered after a rebuild that it does not know of", faults: faults{checkAnyTime: true}, focus: stragglers},
 	{Name: "what is found done is not written again for WAIT", patches: []patch{{"", "  redis.call('HSET', key, field, value)\n", ""}}, focus: failing},
-	{Name: "reserve sells during a sold-out lease", patches: []patch{{"reserve", "if left > 0 and leased(meta, known[2], now) > 0 then left = 0 end", ""}}, focus: sellingOut},
+	{Name: "reserve sells during a sold-out lease", patches: []patch{{"reserve", "if left > 0 and known[2] and leased(meta, known[2], now, process()) > 0 then left = 0 end", ""}}, focus: sellingOut},
 	{Name: "a sold-out lease that no replica has", faults: faults{leaseUnreplicated: true}, focus: sellingOutAnew},
 	{Name: "a sold-out lease counted from its reply", faults: faults{leaseFromReply: true}, focus: sellingOutLate},
 	{Name: "the buyers read before the lease", faults: faults{buyersFirst: true}, focus: sellingOut},
