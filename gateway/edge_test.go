@@ -66,6 +66,10 @@ type engines struct {
 	confirmErr  error
 	redisAway   bool
 	ordersAsked int
+	lease       func() (stock.Lease, error) // nil = there are free units
+	buyers      []string
+	leasesAsked int
+	buyersAsked int
 }
 
 func (e *engines) change(f func()) {
@@ -172,6 +176,24 @@ func (e *engines) Confirm(_ context.Context, b *sale.Batch) (stock.State, error)
 	return stock.StateConfirmed, e.confirmErr
 }
 
+func (e *engines) SoldOut(context.Context, string, time.Duration, int) (stock.Lease, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.leasesAsked++
+	if e.lease == nil {
+		return stock.Lease{}, nil
+	}
+	return e.lease()
+}
+
+func (e *engines) SoldOutBuyers(ctx context.Context, saleID string, d time.Duration, buyersMax int) ([]string, stock.Lease, error) {
+	l, err := e.SoldOut(ctx, saleID, d, buyersMax)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.buyersAsked++
+	return append([]string(nil), e.buyers...), l, err
+}
+
 // runner answers batches with a func.
 type runner func(s *sale.Sale, requests []*purchase.Request)
 
@@ -228,7 +250,7 @@ func options(e *engines, run runner) Options {
 		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: time.Minute,
 		PurchaseTimeout: 3 * time.Second, ReadWait: time.Second, ReplayWait: 250 * time.Millisecond, DrainTimeout: 10 * time.Second,
 		ReadsMax: 256, BatchMax: 128, Flushers: 4, QueueMax: 16384, SalesMax: 1024,
-		SaleRefresh: 5 * time.Millisecond, StockRefresh: 5 * time.Millisecond,
+		SaleRefresh: 5 * time.Millisecond, StockRefresh: 5 * time.Millisecond, CutoffBuyers: 100,
 	}
 }
 

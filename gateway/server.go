@@ -3,7 +3,7 @@
 //
 // A request passes, in this order: its route, the limits by address and of the whole
 // gateway, its token, the sale, its body, the limits by user, its ticket, the limits of
-// the sale, and only then the sale's queue. Whatever is refused before the queue has
+// the sale, its cut-off when it is sold out, and only then its queue. Whatever is refused before the queue has
 // reserved nothing.
 package gateway
 
@@ -59,6 +59,8 @@ type Stock interface {
 	Stocks(ctx context.Context, saleIDs []string, units []int64, ok []bool) error
 	Lookup(ctx context.Context, saleID, user string) ([]stock.Record, error)
 	Confirm(ctx context.Context, b *sale.Batch) (stock.State, error)
+	SoldOut(ctx context.Context, saleID string, lease time.Duration, buyersMax int) (stock.Lease, error)
+	SoldOutBuyers(ctx context.Context, saleID string, lease time.Duration, buyersMax int) (users []string, l stock.Lease, err error)
 }
 
 // Breaker stands before an engine that a shopper's read needs; see limits.Breaker.
@@ -104,6 +106,9 @@ type Options struct {
 	SalesMax        int           // sales selling at once
 	SaleRefresh     time.Duration // of the sales' terms: a change is everywhere within 1 s
 	StockRefresh    time.Duration // of the stock shown: at most 200 ms old, the reading included
+
+	CutoffLease  time.Duration // for which the shoppers of a sold-out sale are refused without asking; 0 = never
+	CutoffBuyers int           // whom to know by name, a sale; a sale with more is always asked for
 }
 
 // check says which bound is missing or out of range.
@@ -120,6 +125,7 @@ func (o *Options) check() error {
 		{"flushers", o.Flushers, 1},
 		{"queue", o.QueueMax, 1},
 		{"sales", o.SalesMax, 1},
+		{"buyers of the cut-off", o.CutoffBuyers, 1},
 	} {
 		if n.value < n.least {
 			return fmt.Errorf("gateway: %s: want at least %d, got %d", n.name, n.least, n.value)
@@ -138,10 +144,14 @@ func (o *Options) check() error {
 		{"drain timeout", o.DrainTimeout, 0, time.Hour},
 		{"sale refresh", o.SaleRefresh, time.Millisecond, time.Second},
 		{"stock refresh", o.StockRefresh, time.Millisecond, 150 * time.Millisecond},
+		{"lease of the cut-off", o.CutoffLease, 0, stock.MaxLease},
 	} {
 		if d.value < d.least || d.value > d.most {
 			return fmt.Errorf("gateway: %s: want %s to %s, got %s", d.name, d.least, d.most, d.value)
 		}
+	}
+	if o.CutoffLease > 0 && o.CutoffLease < time.Millisecond {
+		return fmt.Errorf("gateway: lease of the cut-off: want 0, or 1ms and more, got %s", o.CutoffLease)
 	}
 	return nil
 }
@@ -153,6 +163,7 @@ type Gateway struct {
 	listener *listener
 	catalog  *catalog
 	batcher  *batcher
+	cutoff   *cutoff
 	reads    chan struct{} // a slot a read under way
 	draining atomic.Bool
 	metrics  metrics
@@ -186,6 +197,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.QueueMax, o.SalesMax)
 	g.batcher.panicked = g.panicked
+	g.cutoff = newCutoff(o.Stock, o.CutoffLease, o.CutoffBuyers, o.SalesMax, o.Log)
 	g.listener = newListener(ln, o.Connections, crowded(), func() { g.metrics.refused.Inc() })
 	g.newMetrics(o.Registerer)
 	g.server = &fasthttp.Server{
@@ -266,6 +278,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	defer refreshing.Wait()
 	defer stop()
+	defer g.cutoff.stop()
 
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(g.listener) }()

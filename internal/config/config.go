@@ -61,7 +61,8 @@ type JWT struct {
 	Issuer     string        `yaml:"issuer" max:"256"`             // wanted in iss; "" = any
 	Audience   string        `yaml:"audience" max:"256"`           // wanted in aud; "" = any
 	Leeway     time.Duration `yaml:"leeway" default:"5s" min:"0s" max:"5m"`
-	// CacheTokens is how many verified tokens are remembered, some 200 bytes each.
+	// CacheTokens is how many verified tokens are remembered, some 200 bytes each. Plain HS256
+	// ones are not: they are verified as fast as they are found.
 	CacheTokens int `yaml:"cache_tokens" default:"100000" min:"0" max:"10000000"`
 }
 
@@ -132,7 +133,11 @@ type Gateway struct {
 	MaxSales       int           `yaml:"max_sales" default:"1024" min:"1" max:"100000"`        // sales selling at once
 	SaleRefresh    time.Duration `yaml:"sale_refresh" default:"300ms" min:"10ms" max:"1s"`     // an operator's change is everywhere within 1 s
 	StockRefresh   time.Duration `yaml:"stock_refresh" default:"100ms" min:"10ms" max:"150ms"` // stock_left is at most 200 ms old
-	NodeLease      time.Duration `yaml:"node_lease" default:"1m" min:"5s" max:"24h"`           // of the number in the ids a gateway makes
+	// CutoffLease is for how long a gateway may refuse shoppers of a sold-out sale without
+	// asking Redis; what comes back sells no later than that. 0s = it always asks.
+	CutoffLease  time.Duration `yaml:"cutoff_lease" default:"100ms" min:"0s" max:"180ms"`
+	CutoffBuyers int           `yaml:"cutoff_buyers" default:"20000" min:"1" max:"200000"` // of a sale whom it knows then, some 100 bytes each; with more it always asks
+	NodeLease    time.Duration `yaml:"node_lease" default:"1m" min:"5s" max:"24h"`         // of the number in the ids a gateway makes
 }
 
 // Batch is how purchases travel together: what is queued for a sale when a flusher is
