@@ -139,7 +139,8 @@ type Gateway struct {
 // free goes at once, nothing waits for more.
 type Batch struct {
 	Max            int           `yaml:"max" default:"128" min:"1" max:"1024"`              // purchases in a batch
-	Flushers       int           `yaml:"flushers" default:"4" min:"1" max:"64"`             // batches of a sale under way at once
+	Flushers       int           `yaml:"flushers" default:"4" min:"1" max:"64"`             // batches of a sale under way at once: one more for each whole batch that waits,
+	Patience       time.Duration `yaml:"patience" default:"20ms" min:"0s" max:"1s"`         // or when nothing was taken for so long
 	Queue          int           `yaml:"queue" default:"16384" min:"1" max:"1000000"`       // purchases of a sale that wait; more are refused
 	Hold           time.Duration `yaml:"hold" default:"20s" min:"1s" max:"10m"`             // a reservation's deadline: then the sweeper releases it
 	ReleaseTimeout time.Duration `yaml:"release_timeout" default:"2s" min:"10ms" max:"30s"` // to give back what a failed batch reserved
