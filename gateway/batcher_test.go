@@ -150,12 +150,22 @@ func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
 			after    time.Duration
 			requests int
 		}
+		var mu sync.Mutex
 		var starts []start
+		seen := func() []start {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return starts
+		}
 		var goOn chan struct{}
 		began := time.Now()
 		b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+			mu.Lock()
 			starts = append(starts, start{time.Since(began), len(q)})
-			<-goOn
+			wait := goOn
+			mu.Unlock()
+			<-wait
 			accept(s, q)
 		}), 4, 2, patience, 20, 1)
 		s := &sale.Sale{ID: "s"}
@@ -168,6 +178,8 @@ func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
 		again := func() {
 			close(goOn)
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			starts, goOn, began = nil, make(chan struct{}), time.Now()
 		}
 		goOn = make(chan struct{})
@@ -175,19 +187,17 @@ func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
 		enqueue(1)
 		enqueue(3) // less than a batch: they wait for the first,
 		time.Sleep(patience - time.Millisecond)
-		synctest.Wait()
-		require.Equal(t, []start{{0, 1}}, starts)
+		require.Equal(t, []start{{0, 1}}, seen())
 		time.Sleep(time.Millisecond) // up to here
-		synctest.Wait()
-		require.Equal(t, []start{{0, 1}, {patience, 3}}, starts)
+		require.Equal(t, []start{{0, 1}, {patience, 3}}, seen())
 		enqueue(9) // two is all there are
 		time.Sleep(time.Second)
-		require.Len(t, starts, 2)
+		require.Len(t, seen(), 2)
 		again()
 
 		enqueue(1)
 		enqueue(4) // a whole batch
-		require.Equal(t, []start{{0, 1}, {0, 4}}, starts)
+		require.Equal(t, []start{{0, 1}, {0, 4}}, seen())
 		again()
 
 		// A first that comes and goes keeps the second away.

@@ -149,7 +149,7 @@ type Batch struct {
 // Worker persists batches.
 type Worker struct {
 	MaxMessages   int           `yaml:"max_messages" default:"256" min:"1" max:"1024"` // in one transaction
-	Handlers      int           `yaml:"handlers" default:"4" min:"1" max:"64"`         // transactions side by side
+	Handlers      int           `yaml:"handlers" default:"2" min:"1" max:"64"`         // transactions side by side
 	BackoffMin    time.Duration `yaml:"backoff_min" default:"50ms" min:"1ms" max:"1m"`
 	BackoffMax    time.Duration `yaml:"backoff_max" default:"5s" min:"1ms" max:"10m"`
 	PoisonTries   int           `yaml:"poison_tries" default:"3" min:"1" max:"100"` // of a message that fails by its own fault
