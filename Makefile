@@ -47,8 +47,14 @@ bench-k6: $(K6) ## the k6 scripts (opening second, storm, soak), each with an au
 bench-vegeta: $(VEGETA) ## a vegeta attack with a plot, and an audit
 	go run ./bench vegeta --vegeta $(VEGETA)
 
-e2e: install ## the whole program on the real engines, as a shopper meets it
-	$(LOCAL) test -- -run E2E ./e2e/...
+# SEED= plays one round of faults again, ROUNDS= so many, KINDS= draws from some kinds only.
+# One package at a time, or nothing is printed before all is over.
+e2e: install ## the whole program on real engines while all goes wrong; SEED=, ROUNDS= play rounds of faults
+ifeq ($(SEED)$(ROUNDS)$(KINDS),)
+	$(LOCAL) test -- -v -p=1 -run E2E ./e2e/...
+else
+	go test -v -count=1 -timeout=8h -run 'TestE2EFaults$$' ./e2e/faults
+endif
 
 up: install ## start the real engines for hand use with configs/local.yaml; data in ./.run
 	$(LOCAL) up
@@ -65,6 +71,7 @@ fmt-check:
 
 vet:
 	go vet ./...
+	go vet -tags failpoints,measure ./internal/failpoint ./e2e/...
 
 lint: $(GOLANGCI)
 	$(GOLANGCI) run

@@ -54,10 +54,10 @@ names, as flashgate itself does.`,
 		}
 		root.AddCommand(commands...)
 	}
-	group("whole", allCommand(), compareCommand(), scaleCommand())
+	group("whole", allCommand(), compareCommand(), scaleCommand(), limitsCommand())
 	group("scenario", helloCommand(), stormCommand(), acceptCommand(), duplicatesCommand(), mixedCommand(),
 		hotCommand(), manyCommand(), compareBatchCommand())
-	group("repair", reconcileCommand(), lagCommand(), rebuildCommand())
+	group("repair", reconcileCommand(), lagCommand(), driftCommand(), rebuildCommand())
 	group("tool", k6Command(), vegetaCommand(), targetsCommand())
 	root.AddCommand(helloServerCommand())
 	return root

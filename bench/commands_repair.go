@@ -66,6 +66,42 @@ persist them itself, but must find nothing.`,
 	return cmd
 }
 
+func driftCommand() *cobra.Command {
+	o, d := &system.Options{}, &scenario.Drift{}
+	cmd := &cobra.Command{
+		Use:   "drift",
+		Short: "Differences of every kind, planted by hand in both stores while the sale sells, and reconciled",
+		Long: `Sells a sale, then goes on selling it at --rate purchases a second. Meanwhile it plants
+differences of every kind with SQL and with commands on the sale's Redis keys, of --orders
+orders each, in both directions. One "flashgate reconcile --once" must find and repair all of
+them, a second one must find nothing, and every shopper who asks must be sold a unit.
+
+In the end the sale's total is cut to what is sold and --last units more, and a storm buys
+these: exactly so many.`,
+		Example: "  bench drift --orders 1,100,5000",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Start == system.StartEmbedded {
+				return errors.New("drift plants with SQL and Redis commands: --start daemons or none")
+			}
+			o.MySQL = true // it has the DSN anyway
+			if err := d.Check(); err != nil {
+				return err
+			}
+			return runScenario(o, cmd, d.Shoppers(), d.Run)
+		},
+	}
+	f := cmd.Flags()
+	f.IntSliceVar(&d.Sizes, "orders", []int{1, 100, 5000}, "orders of each kind, one round after the other")
+	f.Float64Var(&d.Rate, "rate", 200, "purchases a second, all the while")
+	f.DurationVar(&d.Longest, "longest", 10*time.Minute, "how long all rounds may take")
+	f.DurationVar(&d.Watermark, "watermark", 5*time.Second, "of the reconciles: younger orders are not compared")
+	f.IntVar(&d.Last, "last", 1000, "units that are left for the storm in the end")
+	loadFlags(o, cmd)
+	systemFlags(o, cmd, system.StartDaemons)
+	return cmd
+}
+
 func rebuildCommand() *cobra.Command {
 	o, rb := &system.Options{}, &scenario.Rebuild{}
 	cmd := &cobra.Command{

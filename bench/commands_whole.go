@@ -182,3 +182,33 @@ sold before. An empty list leaves a thing out. No point begins after --limit.`,
 	systemFlags(o, cmd, system.StartAuto)
 	return cmd
 }
+
+func limitsCommand() *cobra.Command {
+	o, li, out := &system.Options{}, &scenario.Limits{}, &output{}
+	cmd := &cobra.Command{
+		Use:   "limits",
+		Short: "What holding requests against limits leaves of a storm's throughput",
+		Long: `Runs storms by turns on the same processes, with every limit far out of reach and with
+every limit on, near and not reached; the limits are turned while the processes run. The
+near ones are 2.5 times the rate of a first storm: buckets of the gateway, the address,
+the user and the sale, Sentinel's flow, hotspot and system rules, a limit of all gateways
+together, a trusted proxy, and a thousand blocks of each kind. Shows medians and their
+ratio.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return prepared(o, cmd, li.Shoppers, func(p *load.Progress) error {
+				if err := li.Check(o); err != nil {
+					return err
+				}
+				rep, err := li.Run(cmd.Context(), o, p)
+				return out.finish(cmd.OutOrStdout(), rep, err)
+			})
+		},
+	}
+	cmd.Flags().IntVar(&li.Shoppers, "shoppers", 60_000, "of each storm, each with a token of their own")
+	cmd.Flags().IntVar(&li.Repeat, "repeat", 5, "storms of each kind")
+	out.flags(cmd, "limits")
+	loadFlags(o, cmd)
+	systemFlags(o, cmd, system.StartAuto)
+	return cmd
+}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashgate/internal/audit"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
@@ -132,6 +133,7 @@ func (run *run) applyPromised(ctx context.Context, batches []sale.Batch, finding
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.AfterHelp)
 	if err := run.settleWhole(ctx, batchIDs(findings)); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"flashgate/internal/bus"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
@@ -64,6 +65,7 @@ func (r *Reconciler) load(ctx context.Context, saleID string) (bool, error) {
 	source := stock.LoadSource{Orders: l.eachOrder}
 	// A draft has sold nothing, so nothing of it can be on the bus.
 	if s.Status != sale.Draft {
+		failpoint.Hit(failpoint.AfterEpoch)
 		source.Batches, source.Owed = l.eachUndelivered, l.eachOwed
 		r.o.Log.Warn("Redis has not the data of a published sale: rebuilding it; till then it answers 503", "sale", saleID, "epoch", s.Epoch)
 	}
@@ -137,6 +139,7 @@ func (l *load) takeOrders(orders []ledger.Order, each func([]stock.LoadedOrder) 
 // eachUndelivered gives what the bus holds and the ledger has not consumed, and then the
 // dead batches: promised as well, and an operator's to mend.
 func (l *load) eachUndelivered(ctx context.Context, each func([]sale.Batch) error) error {
+	failpoint.Hit(failpoint.AfterOrders)
 	if err := l.awaitHalves(ctx); err != nil {
 		return err
 	}
@@ -205,6 +208,7 @@ func (l *load) unconsumed(ctx context.Context, batches []sale.Batch, count *int,
 }
 
 func (l *load) eachOwed(ctx context.Context, each func([]stock.LoadedOrder) error) error {
+	failpoint.Hit(failpoint.AfterBus)
 	since := l.began.Add(-loadSkewSeconds * time.Second)
 	for after := sale.ID(0); ; {
 		ids, err := l.o.Ledger.OwedOf(ctx, l.sale.ID, since, after, loadSliceBatches)

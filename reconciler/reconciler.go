@@ -20,6 +20,7 @@ import (
 
 	"flashgate/internal/audit"
 	"flashgate/internal/bus"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
@@ -321,6 +322,7 @@ func (r *Reconciler) stepWithin(ctx context.Context, name string, timeout time.D
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := do(ctx)
+	failpoint.Hit(failpoint.AfterStep)
 	if err != nil {
 		r.metrics.failures.WithLabelValues(name).Inc()
 		r.o.Log.Warn("reconciler step failed; the next round tries again", "step", name, "err", err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"flashgate/internal/audit"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
@@ -188,6 +189,7 @@ func (run *run) repairSome(ctx context.Context, findings []audit.Finding, blown 
 	case err != nil:
 		return fmt.Errorf("%s: %w", findings[0].Kind, err)
 	}
+	failpoint.Hit(failpoint.AfterRepair)
 	for i := range findings {
 		switch f, o := &findings[i], outcomes[i]; {
 		case o.gone:

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"flashgate/internal/bus"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/sale"
 	"flashgate/internal/tracing"
@@ -95,7 +96,9 @@ func (w *Worker) handle(ctx context.Context, deliveries []bus.Delivery) error {
 	persisted, err := w.persist(ctx, batches, sources)
 	// What is persisted is settled even if the rest was not: it will not come this
 	// way as new again.
+	failpoint.Hit(failpoint.AfterApply)
 	w.settle(ctx, persisted)
+	failpoint.Hit(failpoint.AfterSettle)
 	tracing.End(span, err)
 	return err
 }

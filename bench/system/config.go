@@ -189,7 +189,7 @@ func WriteConfig(from, dir, name string, s Setup) (string, error) {
 	}
 	limits := ""
 	if s.raiseLimits {
-		limits = filepath.Join(dir, "limits.yaml")
+		limits = filepath.Join(dir, limitsName)
 		if err := writeRaised(config.Get(KeyLimits), limits); err != nil {
 			return "", err
 		}
@@ -225,6 +225,9 @@ func fromConfig(config, path string) string {
 	}
 	return filepath.Join(filepath.Dir(config), "..", path)
 }
+
+// limitsName is the limits file beside a run's config.
+const limitsName = "limits.yaml"
 
 // writeRaised writes a copy of a limits file with every limit raised.
 func writeRaised(from, to string) error {

@@ -63,6 +63,16 @@ func (s *System) Open(ctx context.Context, sale Sale) error {
 	return s.awaitSale(ctx, sale.ID, status, int64(sale.Total), openTimeoutSeconds*time.Second)
 }
 
+// Restock gives a sale, of which so many units are sold, a total that leaves some, and
+// waits until every gateway shows them.
+func (s *System) Restock(ctx context.Context, sale *Sale, sold, left int) error {
+	sale.Total = sold + left
+	if _, err := s.run(ctx, "sale", "restock", sale.ID, "--total", strconv.Itoa(sale.Total)); err != nil {
+		return err
+	}
+	return s.awaitSale(ctx, sale.ID, "OPEN", int64(left), openTimeoutSeconds*time.Second)
+}
+
 // awaitSale waits until every gateway shows the sale in this state.
 func (s *System) awaitSale(ctx context.Context, id, status string, stockLeft int64, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)

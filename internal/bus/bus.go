@@ -40,10 +40,10 @@ type Handler func(ctx context.Context, deliveries []Delivery) error
 
 // Bus is one process's connection.
 type Bus interface {
-	// Send stores b as a half message, with the trace of ctx. Once the bus has it, Send calls local, on this
-	// goroutine, and ends the message with what local returns; a lost end is found
-	// by a check-back. If Send returns an error, local was not called, and the
-	// half message may or may not be stored.
+	// Send stores b as a half message that carries the trace of ctx. Once the bus has it,
+	// Send calls local, on this goroutine, and ends the message with what local returns; a
+	// lost end is found by a check-back. If Send returns an error, local was not called,
+	// and the half message may or may not be stored.
 	Send(ctx context.Context, b *sale.Batch, local func() Decision) error
 	// Consume hands committed messages to handle until ctx ends, then waits for the
 	// handlers under way and returns nil. It may be called once. Messages that the bus gave up

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -12,6 +11,7 @@ import (
 	"flashgate/internal/bus"
 	"flashgate/internal/config"
 	"flashgate/internal/engines"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/ledger"
 	"flashgate/internal/limits"
 	"flashgate/internal/purchase"
@@ -135,6 +135,7 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder st
 	if err != nil {
 		return nil, err
 	}
+	o.Now = failpoint.Now
 	verifier, err := token.NewVerifier(o)
 	if err != nil {
 		return nil, err
@@ -152,7 +153,7 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder st
 	if err != nil {
 		return nil, err
 	}
-	ids := sale.NewIDs(0, time.Now) // the lease sets the number
+	ids := sale.NewIDs(0, failpoint.Now) // the lease sets the number
 	redis := limiter.Breaker(limits.Redis, failed)
 	protocol := purchase.New(purchase.Options{
 		Stock: s, Bus: b, IDs: ids, RedisBreaker: redis, BusBreaker: limiter.Breaker(limits.RocketMQ, failed),
@@ -169,7 +170,7 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder st
 		ReadTimeout: g.ReadTimeout, WriteTimeout: g.WriteTimeout, IdleTimeout: g.IdleTimeout,
 		PurchaseTimeout: g.RequestTimeout, ReadWait: g.PollTimeout, ReplayWait: g.ReplayWait, DrainTimeout: g.DrainTimeout,
 		ReadsMax: g.MaxReads, BatchMax: c.Batch.Max, Flushers: c.Batch.Flushers, BatchPatience: c.Batch.Patience, QueueMax: c.Batch.Queue, SalesMax: g.MaxSales,
-		SaleRefresh: g.SaleRefresh, StockRefresh: g.StockRefresh,
+		SaleRefresh: g.SaleRefresh, StockRefresh: g.StockRefresh, Now: failpoint.Now,
 	})
 	if err != nil {
 		return nil, err

@@ -69,18 +69,20 @@ func TestMetrics(t *testing.T) {
 	status, answer := r.purchase()
 	require.Equal(t, 202, status, answer)
 	var families map[string]*dto.MetricFamily
+	var missing []string
 	require.Eventually(t, func() bool { // every loop has run once
-		families = r.scrape()
-		applied := families["flashgate_worker_transaction_duration_seconds"].GetMetric()[0].GetHistogram().GetSampleCount()
-		return applied > 0 && families["flashgate_ledger_units"] != nil && families["flashgate_in_flight_oldest_seconds"] != nil &&
-			families["flashgate_bus_consumer_lag_messages"].GetMetric()[0].GetGauge().GetValue() >= 0
-	}, 30*time.Second, 50*time.Millisecond)
-
-	for what, names := range wanted {
-		for _, name := range names {
-			require.NotEmpty(t, families[name].GetMetric(), "%s: %s", what, name)
+		families, missing = r.scrape(), nil
+		for what, names := range wanted {
+			for _, name := range names {
+				if len(families[name].GetMetric()) == 0 {
+					missing = append(missing, what+": "+name)
+				}
+			}
 		}
-	}
+		applied, lag := families["flashgate_worker_transaction_duration_seconds"], families["flashgate_bus_consumer_lag_messages"]
+		return len(missing) == 0 && applied.GetMetric()[0].GetHistogram().GetSampleCount() > 0 && lag.GetMetric()[0].GetGauge().GetValue() >= 0
+	}, 30*time.Second, 50*time.Millisecond, "%s", &missing)
+
 	for name, family := range families {
 		if !strings.HasPrefix(name, "flashgate_") {
 			require.Regexp(t, `^(go|process|promhttp)_`, name)

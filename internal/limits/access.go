@@ -79,24 +79,16 @@ func (a *access) user(user string) (blocked, allowed bool) {
 	return a.blocked.hasUser(user), false
 }
 
-// AccessSource is where operators' rules are kept.
-type AccessSource interface {
-	// AccessSince reads up to limit rules with ids after id, in their order.
-	AccessSince(ctx context.Context, id int64, limit int) ([]sale.AccessRule, error)
-}
-
 const (
 	// accessPollInterval: an operator's rule is in every gateway within 1 s.
 	accessPollInterval = 400 * time.Millisecond
 	// accessReadTimeout bounds one look; the ledger may be away.
 	accessReadTimeout = 2 * time.Second
-	// accessPage is how many rules one look reads at a time.
-	accessPage = 5000
 )
 
 // FollowAccess puts operators' rules in force as they are made, until ctx ends, and
 // then returns nil. While the source is away the rules before stay in force.
-func (l *Limiter) FollowAccess(ctx context.Context, from AccessSource) error {
+func (l *Limiter) FollowAccess(ctx context.Context, from sale.AccessSource) error {
 	poll := time.NewTicker(accessPollInterval)
 	defer poll.Stop()
 	away := false
@@ -119,24 +111,14 @@ func (l *Limiter) FollowAccess(ctx context.Context, from AccessSource) error {
 	}
 }
 
-func (l *Limiter) readAccess(ctx context.Context, from AccessSource) error {
-	changed := l.book.Ended(time.Now())
-	for {
-		page, err := func() ([]sale.AccessRule, error) {
-			ctx, cancel := context.WithTimeout(ctx, accessReadTimeout)
-			defer cancel()
-			return from.AccessSince(ctx, l.book.Last(), accessPage)
-		}()
-		l.book.Take(page)
-		changed = changed || len(page) > 0
-		if err != nil || len(page) < accessPage {
-			if changed {
-				l.book.Ended(time.Now())
-				l.putAccess(l.book.Rules())
-			}
-			return err
-		}
+func (l *Limiter) readAccess(ctx context.Context, from sale.AccessSource) error {
+	ctx, cancel := context.WithTimeout(ctx, accessReadTimeout)
+	defer cancel()
+	changed, err := l.book.Read(ctx, from, time.Now())
+	if changed {
+		l.putAccess(l.book.Rules())
 	}
+	return err
 }
 
 // putAccess puts the operators' rules in force beside those of the limits file.

@@ -25,6 +25,10 @@ func sentinelSize() string {
 		", nodes ", len(stat.ResourceNodeList()))
 }
 
+// requestsAReload are under way while the limits are swapped: bounded, so that a machine
+// with little to give spends it on the reloads.
+const requestsAReload = 100
+
 // A thousand reloads under load, good and bad: not one request fails that the limits let
 // in, and nothing is left behind.
 func TestAThousandReloads(t *testing.T) {
@@ -48,11 +52,11 @@ func TestAThousandReloads(t *testing.T) {
 	l := newLimiter(t, rules, Options{Registerer: registry, Log: slog.New(slog.DiscardHandler)})
 	f := &follower{limiter: l, path: path}
 
-	rounds := make(chan struct{})
+	requests := make(chan struct{})
 	var load sync.WaitGroup
 	for range 2 {
 		load.Go(func() {
-			for range rounds {
+			for range requests {
 				pass, _, limit, ok := l.Enter(Purchase)
 				if _, by, fine := l.AllowUser(Purchase, "alice"); !fine {
 					ok, limit = false, by
@@ -76,13 +80,10 @@ func TestAThousandReloads(t *testing.T) {
 			}
 			looked := make(chan struct{})
 			go func() { f.look(); close(looked) }()
-			for done := false; !done; {
-				select {
-				case rounds <- struct{}{}: // requests while it is swapped
-				case <-looked:
-					done = true
-				}
+			for range requestsAReload {
+				requests <- struct{}{}
 			}
+			<-looked
 		}
 	}
 	reload(1, 100)
@@ -90,7 +91,7 @@ func TestAThousandReloads(t *testing.T) {
 	reload(100, 1000)
 	require.Equal(t, size, sentinelSize())
 	require.LessOrEqual(t, runtime.NumGoroutine(), routines+2)
-	close(rounds)
+	close(requests)
 	load.Wait()
 	require.Equal(t, 100.0, value(t, registry, "flashgate_limits_reload_failures_total"))
 	require.Equal(t, 899.0, value(t, registry, "flashgate_limits_reloads_total"))

@@ -21,9 +21,13 @@ const (
 	// leaseHeartbeat is how often a share that needs nothing is asked for all the same,
 	// so that the gateways are counted.
 	leaseHeartbeat = 500 * time.Millisecond
+	// leaseCredit is how much of the common rate, in time, a gateway may spend before it
+	// is leased: a rush that begins, or a keeper that is late on a busy machine, is no
+	// reason to refuse while the common bucket is not empty. The next lease pays it back.
+	leaseCredit = 100 * time.Millisecond
 	// leasePatience is how long Redis may take before a gateway goes by its own part:
-	// what is in hand lasts about that long.
-	leasePatience = 50 * time.Millisecond
+	// what is in hand, and the credit, last about that long.
+	leasePatience = 100 * time.Millisecond
 	// leaseTimeout bounds a call.
 	leaseTimeout = time.Second
 	// leaseRetry is between two calls while Redis is away.
@@ -37,7 +41,7 @@ type share struct {
 	lease Lease // nil: Redis is away for good
 	rules atomic.Pointer[shareRules]
 	own   atomic.Pointer[rate.Limiter] // the Nth, while Redis is away; nil otherwise
-	hand  atomic.Int64                 // tokens leased and not spent
+	hand  atomic.Int64                 // tokens leased and not spent; below 0, spent on credit
 	short atomic.Bool                  // the last lease was not all granted
 	low   chan struct{}                // wakes the keeper
 
@@ -50,6 +54,7 @@ type share struct {
 type shareRules struct {
 	size    Bucket
 	slice   int64 // tokens in hand at most
+	credit  int64 // tokens owed at most
 	assumed int   // gateways, until Redis has told
 }
 
@@ -66,7 +71,12 @@ func (s *share) follow(c *Cluster, size Bucket) {
 		return
 	}
 	was := s.rules.Load()
-	next := &shareRules{size: size, slice: max(int64(size.Rate*leaseInterval.Seconds()), 1), assumed: c.Gateways}
+	next := &shareRules{
+		size:    size,
+		slice:   max(int64(size.Rate*leaseInterval.Seconds()), 1),
+		credit:  min(int64(size.Rate*leaseCredit.Seconds()), int64(size.Burst)),
+		assumed: c.Gateways,
+	}
 	if was != nil && *was == *next {
 		return
 	}
@@ -98,14 +108,17 @@ func (s *share) take(now time.Time) (retryAfter time.Duration, ok bool) {
 	if r == nil {
 		return 0, true // turned off this instant
 	}
-	left := s.hand.Add(-1)
-	if left < r.slice/2 && !s.short.Load() {
-		select {
-		case s.low <- struct{}{}:
-		default:
+	left, credit := s.hand.Add(-1), int64(0)
+	if !s.short.Load() {
+		credit = r.credit
+		if left < r.slice/2 {
+			select {
+			case s.low <- struct{}{}:
+			default:
+			}
 		}
 	}
-	if left >= 0 {
+	if left >= -credit {
 		return 0, true
 	}
 	s.hand.Add(1)
@@ -130,7 +143,7 @@ func (s *share) keep(ctx context.Context) {
 		if r == nil {
 			continue
 		}
-		want := r.slice - max(s.hand.Load(), 0)
+		want := r.slice - s.hand.Load()
 		away := s.own.Load() != nil
 		if time.Now().Before(next) && (away || !woken && want <= r.slice/2) {
 			continue

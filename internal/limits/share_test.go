@@ -201,6 +201,28 @@ func TestClusterIsTuned(t *testing.T) {
 	})
 }
 
+// A rush that begins is not refused for want of a lease that is on its way, and what it
+// was let in on credit is paid back.
+func TestARushBeginsOnCredit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := Bucket{Rate: 2000, Burst: 400}
+		s := newSite(t, 2, Cluster{Enabled: true, Gateways: 2, Purchase: size})
+		defer s.stop()
+		s.redis.set(false, 40*time.Millisecond)
+		s.offer(1, 0, 0)
+		rush := 0
+		for range 1000 {
+			if _, ok := s.shares[0].take(time.Now()); ok {
+				rush++
+			}
+		}
+		require.Equal(t, 40+200, rush, "20 ms' worth in hand, and 100 ms' on credit")
+		in := s.offer(1, 9000, 0)
+		within10(t, size.Rate+float64(size.Burst), []int{rush + in[0]})
+		within10(t, 5*size.Rate, s.offer(5, 9000, 9000))
+	})
+}
+
 // A gateway with nothing to do asks for little.
 func TestIdleGatewaysLeaveRedisAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

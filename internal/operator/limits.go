@@ -35,29 +35,20 @@ type accessList struct {
 	Access []AccessView `json:"access"`
 }
 
-// accessPage is how many rules are read from the ledger at a time.
-const accessPage = 5000
-
-// accessBook reads the blocks and allowances that are in force.
-func (a *Admin) accessBook(ctx context.Context) ([]sale.AccessRule, error) {
+// accessRules reads the blocks and allowances that are in force.
+func (a *Admin) accessRules(ctx context.Context) ([]sale.AccessRule, error) {
 	var book sale.AccessBook
-	for {
-		page, err := a.Ledger.AccessSince(ctx, book.Last(), accessPage)
-		if err != nil {
-			return nil, err
-		}
-		book.Take(page)
-		if len(page) < accessPage {
-			book.Ended(time.Now())
-			return book.Rules(), nil
-		}
-	}
+	_, err := book.Read(ctx, a.Ledger, time.Now())
+	return book.Rules(), err
 }
 
 // Access lists the blocks and allowances that operators made and that are in force,
 // oldest first. Those of the limits file are in Limits.
 func (a *Admin) Access(ctx context.Context) ([]AccessView, error) {
-	rules, err := a.accessBook(ctx)
+	rules, err := a.accessRules(ctx)
+	if err != nil {
+		return nil, err
+	}
 	views := make([]AccessView, len(rules))
 	for i := range rules {
 		r := &rules[i]
@@ -68,7 +59,7 @@ func (a *Admin) Access(ctx context.Context) ([]AccessView, error) {
 			views[i].Address = r.Value
 		}
 	}
-	return views, err
+	return views, nil
 }
 
 // SetAccess blocks or allows a user or an address, or lifts what was said of it; every
@@ -92,7 +83,7 @@ func (a *Admin) SetAccess(ctx context.Context, change AccessChange) (Change, err
 		return Change{}, &sale.Error{Code: sale.CodeInvalid, Detail: "until is in the past"}
 	}
 	if rule.Access != sale.AccessLift {
-		made, err := a.accessBook(ctx)
+		made, err := a.accessRules(ctx)
 		if err != nil {
 			return Change{}, err
 		}

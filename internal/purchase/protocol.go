@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"flashgate/internal/bus"
+	"flashgate/internal/failpoint"
 	"flashgate/internal/sale"
 	"flashgate/internal/stock"
 	"flashgate/internal/tracing"
@@ -334,6 +335,7 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 	if len(r.winners) == 0 {
 		return
 	}
+	failpoint.Hit(failpoint.AfterReserve)
 	limit := deadline(r.winners)
 	ended := false
 	end := func(code sale.Code) {
@@ -347,6 +349,7 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 	local := func() bus.Decision {
 		tracing.End(span, nil)
 		p.metrics.step("half", began, nil)
+		failpoint.Hit(failpoint.AfterHalf)
 		state, err := p.confirm(ctx, &r.batch, limit)
 		switch {
 		case err != nil:
@@ -357,7 +360,9 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 			return bus.Rollback
 		default:
 			p.metrics.accepted.Add(float64(len(r.winners)))
+			failpoint.Hit(failpoint.AfterConfirm)
 			end("")
+			failpoint.Hit(failpoint.BeforeCommit)
 			return bus.Commit
 		}
 	}
@@ -368,6 +373,7 @@ func (p *Protocol) handOver(ctx context.Context, r *run) {
 	} else {
 		err = guard(half, p.o.BusBreaker, send)
 	}
+	failpoint.Hit(failpoint.AfterCommit)
 	if err == nil || ended {
 		return
 	}

@@ -37,16 +37,17 @@ var redisConf = template.Must(template.New("redis.conf").Parse(redisConfText))
 
 type redisCluster struct {
 	dir   string
-	first int // port of the first node
+	front string // where nodes say they are; "" = where they are
+	first int    // port of the first node
 	nodes []*Process
 }
 
-func newRedisCluster(dir string, first int) (*redisCluster, error) {
+func newRedisCluster(dir string, first int, front string) (*redisCluster, error) {
 	server, err := lookup("redis-server")
 	if err != nil {
 		return nil, err
 	}
-	c := &redisCluster{dir: filepath.Join(dir, "redis"), first: first}
+	c := &redisCluster{dir: filepath.Join(dir, "redis"), front: front, first: first}
 	for i := range redisNodes {
 		port := first + i
 		home := c.home(port)
@@ -109,7 +110,8 @@ func (c *redisCluster) configure(port int, node *Process) error {
 	}
 	var conf bytes.Buffer
 	err := redisConf.Execute(&conf, map[string]string{
-		"Port": strconv.Itoa(port),
+		"Port":  strconv.Itoa(port),
+		"Front": c.front,
 		// Quoted as in redis.conf, where a path may hold blanks.
 		"Dir":     strconv.Quote(home),
 		"PIDFile": strconv.Quote(node.PIDFile),

@@ -42,6 +42,15 @@ var HandPorts = Ports{Redis: 7001, Namesrv: 9876, Broker: 10911, MariaDB: 13306,
 // included: both sets may be up at once.
 var TestPorts = Ports{Redis: 7101, Namesrv: 19876, Broker: 20911, MariaDB: 23306, MySQL: 23307}
 
+// faultPorts are the sets for fault tests, which kill their engines while other tests
+// run on theirs: so many may run on one machine at a time.
+var faultPorts = []Ports{
+	{Redis: 7201, Namesrv: 18876, Broker: 21911, MariaDB: 22306, MySQL: 22307},
+	{Redis: 7301, Namesrv: 18886, Broker: 21921, MariaDB: 22316, MySQL: 22317},
+	{Redis: 7401, Namesrv: 18896, Broker: 21931, MariaDB: 22326, MySQL: 22327},
+	{Redis: 7501, Namesrv: 18906, Broker: 21941, MariaDB: 22336, MySQL: 22337},
+}
+
 // Options say what to run and where.
 type Options struct {
 	Dir   string `json:"dir"`   // data, logs, pid files and the env file
@@ -49,6 +58,15 @@ type Options struct {
 	POM   string `json:"pom"`   // the Maven file that names RocketMQ's jars
 	Ports Ports  `json:"ports"`
 	MySQL bool   `json:"mysql"` // run real MySQL too, if it can be had
+	// Front, when not empty, is the address by which Redis's nodes and the broker tell
+	// others to reach them, on the ports that they have on 127.0.0.1: whoever gives it
+	// passes connections on from there, and may cut them. Such as 127.0.0.2.
+	Front string `json:"front,omitempty"`
+	// CheckBackSeconds is the age at which the broker asks about a half message; 0 = 6.
+	CheckBackSeconds int `json:"check_back_seconds,omitempty"`
+	// QuickStart is for engines that are killed and started often: the broker starts on
+	// half the processor time, and serves less than it could.
+	QuickStart bool `json:"quick_start,omitempty"`
 	// Fresh stops what runs from Dir and begins with no data.
 	Fresh bool      `json:"-"`
 	Log   io.Writer `json:"-"` // progress lines; nil for none
@@ -186,8 +204,8 @@ func build(options Options, before state) (*Rig, error) {
 	}
 	r.secrets = secrets
 
-	redis, redisErr := newRedisCluster(options.Dir, ports.Redis)
-	broker, brokerErr := newRocketMQ(options.Dir, options.Cache, options.POM, ports.Namesrv, ports.Broker, r.progress)
+	redis, redisErr := newRedisCluster(options.Dir, ports.Redis, options.Front)
+	broker, brokerErr := newRocketMQ(&options, r.progress)
 	mariadb, mariadbErr := newMariaDB(options.Dir, ports.MariaDB, secrets.password)
 	if err := errors.Join(redisErr, brokerErr, mariadbErr); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,7 +22,11 @@ func TestPortSetsAreDisjoint(t *testing.T) {
 		}
 		owner[port] = who
 	}
-	for set, ports := range map[string]Ports{"hand": HandPorts, "test": TestPorts} {
+	sets := map[string]Ports{"hand": HandPorts, "test": TestPorts}
+	for i, ports := range faultPorts {
+		sets["fault "+strconv.Itoa(i)] = ports
+	}
+	for set, ports := range sets {
 		for i := range redisNodes {
 			take(ports.Redis+i, set+" redis")
 			take(ports.Redis+i+clusterBusOffset, set+" redis bus")

@@ -2,10 +2,12 @@ package rig
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,7 +22,12 @@ const (
 	jarsTimeoutSeconds = 600
 	// rocketmqReadyTimeoutSeconds is for two JVMs on a machine busy with builds;
 	// alone they take 5 s.
-	rocketmqReadyTimeoutSeconds = 120
+	rocketmqReadyTimeoutSeconds = 240
+	// checkBackSeconds is longer than any purchase takes, so that the broker asks only
+	// about what was left undecided.
+	checkBackSeconds = 6
+	// opNotedPart of that time is how late the broker notes the end of a half message.
+	opNotedPart = 6
 )
 
 //go:embed broker.conf.tmpl
@@ -40,11 +47,15 @@ type rocketmq struct {
 	jars        string // the directory of the jars that this content of pom names
 	namesrvPort int
 	brokerPort  int
+	brokerIP    string // the broker's address as clients are told
+	checkBack   int    // seconds until a half message is asked about
 	namesrv     *Process
 	broker      *Process
 }
 
-func newRocketMQ(dir, cache, pom string, namesrvPort, brokerPort int, progress progress) (*rocketmq, error) {
+func newRocketMQ(options *Options, progress progress) (*rocketmq, error) {
+	dir, pom := options.Dir, options.POM
+	namesrvPort, brokerPort := options.Ports.Namesrv, options.Ports.Broker
 	list, err := os.ReadFile(pom)
 	if err != nil {
 		return nil, fmt.Errorf("the list of RocketMQ's jars: %w", err)
@@ -57,9 +68,11 @@ func newRocketMQ(dir, cache, pom string, namesrvPort, brokerPort int, progress p
 		progress: progress,
 		pom:      pom,
 		// Another version goes beside the one that may be running.
-		jars:        filepath.Join(cache, fmt.Sprintf("rocketmq-%x", sha256.Sum256(list))[:len("rocketmq-")+jarsHashDigits]),
+		jars:        filepath.Join(options.Cache, fmt.Sprintf("rocketmq-%x", sha256.Sum256(list))[:len("rocketmq-")+jarsHashDigits]),
 		namesrvPort: namesrvPort,
 		brokerPort:  brokerPort,
+		brokerIP:    cmp.Or(options.Front, "127.0.0.1"),
+		checkBack:   cmp.Or(options.CheckBackSeconds, checkBackSeconds),
 	}
 	jvm := func(name string, port int, flags []string, class string) *Process {
 		home := filepath.Join(dir, "rocketmq", name)
@@ -93,12 +106,15 @@ func newRocketMQ(dir, cache, pom string, namesrvPort, brokerPort int, progress p
 			},
 		}
 	}
-	r.namesrv = jvm("namesrv", namesrvPort,
-		// It does next to nothing: without the optimising compiler and the parallel
-		// collector it starts on half the processor time.
-		[]string{"-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"}, "org.apache.rocketmq.namesrv.NamesrvStartup")
-	r.broker = jvm("broker", brokerPort,
-		[]string{"-Xms512m", "-Xmx512m", "-XX:MaxDirectMemorySize=512m"}, "org.apache.rocketmq.broker.BrokerStartup")
+	// Without the optimising compiler and the parallel collector a server starts on half
+	// the processor time. The name server does next to nothing.
+	quick := []string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"}
+	r.namesrv = jvm("namesrv", namesrvPort, append([]string{"-Xmx256m"}, quick...), "org.apache.rocketmq.namesrv.NamesrvStartup")
+	brokerFlags := []string{"-Xms512m", "-Xmx512m", "-XX:MaxDirectMemorySize=512m"}
+	if options.QuickStart {
+		brokerFlags = append(brokerFlags, quick...)
+	}
+	r.broker = jvm("broker", brokerPort, brokerFlags, "org.apache.rocketmq.broker.BrokerStartup")
 	return r, nil
 }
 
@@ -150,9 +166,13 @@ func (r *rocketmq) configure(p *Process, conf *template.Template, ports ...int) 
 	}
 	var text bytes.Buffer
 	err := conf.Execute(&text, map[string]string{
-		"Port":    strconv.Itoa(ports[0]),
-		"Namesrv": r.namesrv.Addr,
-		"Store":   filepath.Join(home, "store"),
+		"Port":           strconv.Itoa(ports[0]),
+		"IP":             r.brokerIP,
+		"Namesrv":        r.namesrv.Addr,
+		"CheckMillis":    strconv.Itoa(r.checkBack * 1000),
+		"IntervalMillis": strconv.Itoa(max(1, r.checkBack-1) * 1000),
+		"OpMillis":       strconv.Itoa(r.checkBack * 1000 / opNotedPart),
+		"Store":          filepath.Join(home, "store"),
 	})
 	if err != nil {
 		return err
@@ -167,8 +187,9 @@ func (r *rocketmq) ready(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if !bytes.Contains(known, []byte(strconv.Quote(r.broker.Addr))) {
-			return fmt.Errorf("the name server does not know a broker at %s", r.broker.Addr)
+		announced := net.JoinHostPort(r.brokerIP, strconv.Itoa(r.brokerPort))
+		if !bytes.Contains(known, []byte(strconv.Quote(announced))) {
+			return fmt.Errorf("the name server does not know a broker at %s", announced)
 		}
 		_, err = remotingCall(ctx, r.broker.Addr, codeBrokerRuntimeInfo)
 		return err

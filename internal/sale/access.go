@@ -2,6 +2,7 @@ package sale
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -107,11 +108,31 @@ type accessKey struct {
 	value string
 }
 
-// Last is the id of the latest rule that the book has taken.
-func (b *AccessBook) Last() int64 { return b.last }
+// AccessSource is where rules are kept.
+type AccessSource interface {
+	// AccessSince reads up to limit rules with ids after id, in their order.
+	AccessSince(ctx context.Context, id int64, limit int) ([]AccessRule, error)
+}
 
-// Take enters rules, in the order of their ids.
-func (b *AccessBook) Take(rules []AccessRule) {
+// accessPage is how many rules are read at a time, some 200 bytes each.
+const accessPage = 5000
+
+// Read enters the rules that were made since it was last called, and drops those that are
+// over at now. changed says whether any rule came or went; after an error, what was read
+// before it is in the book, and the next Read goes on from there.
+func (b *AccessBook) Read(ctx context.Context, from AccessSource, now time.Time) (changed bool, err error) {
+	for {
+		page, err := from.AccessSince(ctx, b.last, accessPage)
+		b.take(page)
+		changed = changed || len(page) > 0
+		if err != nil || len(page) < accessPage {
+			return b.drop(now) || changed, err
+		}
+	}
+}
+
+// take enters rules, in the order of their ids.
+func (b *AccessBook) take(rules []AccessRule) {
 	if b.rules == nil {
 		b.rules = map[accessKey]AccessRule{}
 	}
@@ -125,8 +146,8 @@ func (b *AccessBook) Take(rules []AccessRule) {
 	}
 }
 
-// Ended drops the rules that are over at now, and says whether there were any.
-func (b *AccessBook) Ended(now time.Time) (some bool) {
+// drop drops the rules that are over at now, and says whether there were any.
+func (b *AccessBook) drop(now time.Time) (some bool) {
 	for key, r := range b.rules {
 		if !r.Until.IsZero() && !now.Before(r.Until) {
 			delete(b.rules, key)

@@ -1,0 +1,68 @@
+//go:build failpoints
+
+package failpoint
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Enabled says whether this build has failpoints.
+const Enabled = true
+
+var dir = os.Getenv(EnvDir)
+
+// clockReadMillis is how stale the offset of the clock may be.
+const clockReadMillis = 50
+
+var clock struct {
+	offset atomic.Int64 // a time.Duration
+	read   atomic.Int64 // Unix ms of the last look at the file
+}
+
+// Hit does what the point's file says, if there is one.
+func Hit(p Point) {
+	if dir == "" {
+		return
+	}
+	path := filepath.Join(dir, string(p))
+	text, err := os.ReadFile(path)
+	if err != nil || os.Remove(path) != nil {
+		return // not armed, or taken by another goroutine
+	}
+	action := strings.TrimSpace(string(text))
+	fmt.Fprintf(os.Stderr, "failpoint %s: %s\n", p, action)
+	if action == "kill" {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // the signal is on its way
+	}
+	hold, err := time.ParseDuration(action)
+	if err != nil {
+		panic("BUG: failpoint " + string(p) + ": " + err.Error())
+	}
+	<-time.After(hold)
+}
+
+// Now is the time of a clock that a test may move.
+func Now() time.Time {
+	now := time.Now()
+	if dir == "" {
+		return now
+	}
+	if last := clock.read.Load(); now.UnixMilli()-last >= clockReadMillis && clock.read.CompareAndSwap(last, now.UnixMilli()) {
+		text, err := os.ReadFile(filepath.Join(dir, ClockFile))
+		var offset time.Duration
+		if err == nil {
+			offset, err = time.ParseDuration(strings.TrimSpace(string(text)))
+		}
+		if err == nil || os.IsNotExist(err) {
+			clock.offset.Store(int64(offset))
+		}
+	}
+	return now.Add(time.Duration(clock.offset.Load()))
+}
