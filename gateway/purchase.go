@@ -141,7 +141,7 @@ func (g *Gateway) present(a *purchase.Answer, saleID, user, key string) sale.Ord
 			return o.Status
 		}
 	}
-	if o, err := g.readOrder(ctx, a.OrderID); err == nil {
+	if o, found, err := g.readOrder(ctx, a.OrderID); err == nil && found {
 		return o.Status
 	}
 	if a.Returned {

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
+	"flashgate/internal/gather"
 	"flashgate/internal/ledger"
 	"flashgate/internal/limits"
 	"flashgate/internal/sale"
@@ -49,7 +50,7 @@ type Limits interface {
 // Ledger is what the edge reads of ledger.Ledger.
 type Ledger interface {
 	Sales(ctx context.Context) ([]sale.Sale, error)
-	Order(ctx context.Context, id sale.ID) (ledger.Order, error)
+	OrdersByID(ctx context.Context, ids []sale.ID) (map[sale.ID]*ledger.Order, error)
 	OrderByKey(ctx context.Context, saleID, user, key string) (ledger.Order, error)
 	OrdersOf(ctx context.Context, user, saleID string, limit int) ([]ledger.Order, error)
 }
@@ -101,7 +102,8 @@ type Options struct {
 	DrainTimeout    time.Duration // for what is in hand when Run is told to stop
 	ReadsMax        int           // reads of ledger or Redis under way
 	BatchMax        int           // requests in a batch
-	Flushers        int           // batches under way, a sale
+	Flushers        int           // batches under way, a sale, at most
+	BatchPatience   time.Duration // before another flusher comes for less than a whole batch
 	QueueMax        int           // requests waiting, a sale
 	SalesMax        int           // sales selling at once
 	SaleRefresh     time.Duration // of the sales' terms: a change is everywhere within 1 s
@@ -142,6 +144,7 @@ func (o *Options) check() error {
 		{"read wait", o.ReadWait, time.Millisecond, time.Hour},
 		{"replay wait", o.ReplayWait, time.Millisecond, time.Hour},
 		{"drain timeout", o.DrainTimeout, 0, time.Hour},
+		{"batch patience", o.BatchPatience, 0, time.Second},
 		{"sale refresh", o.SaleRefresh, time.Millisecond, time.Second},
 		{"stock refresh", o.StockRefresh, time.Millisecond, 150 * time.Millisecond},
 		{"lease of the cut-off", o.CutoffLease, 0, stock.MaxLease},
@@ -167,6 +170,8 @@ type Gateway struct {
 	reads    chan struct{} // a slot a read under way
 	draining atomic.Bool
 	metrics  metrics
+
+	orderReads *gather.Group[sale.ID, storedOrder]
 }
 
 // New checks o and binds the listener; Run serves it.
@@ -195,9 +200,10 @@ func New(o Options) (*Gateway, error) {
 		ledger: o.Ledger, stock: o.Stock, log: o.Log, now: o.Now,
 		saleEvery: o.SaleRefresh, stockEvery: o.StockRefresh,
 	}
-	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.QueueMax, o.SalesMax)
+	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.BatchPatience, o.QueueMax, o.SalesMax)
 	g.batcher.panicked = g.panicked
 	g.cutoff = newCutoff(o.Stock, o.CutoffLease, o.CutoffBuyers, o.SalesMax, o.Log)
+	g.orderReads = gather.New(orderReadsAtOnce, orderReadMax, g.readOrders)
 	g.listener = newListener(ln, o.Connections, crowded(), func() { g.metrics.refused.Inc() })
 	g.newMetrics(o.Registerer)
 	g.server = &fasthttp.Server{

@@ -144,7 +144,8 @@ type Gateway struct {
 // free goes at once, nothing waits for more.
 type Batch struct {
 	Max            int           `yaml:"max" default:"128" min:"1" max:"1024"`              // purchases in a batch
-	Flushers       int           `yaml:"flushers" default:"4" min:"1" max:"64"`             // batches of a sale under way at once
+	Flushers       int           `yaml:"flushers" default:"4" min:"1" max:"64"`             // batches of a sale under way at once: one more for each whole batch that waits,
+	Patience       time.Duration `yaml:"patience" default:"20ms" min:"0s" max:"1s"`         // or when nothing was taken for so long
 	Queue          int           `yaml:"queue" default:"16384" min:"1" max:"1000000"`       // purchases of a sale that wait; more are refused
 	Hold           time.Duration `yaml:"hold" default:"20s" min:"1s" max:"10m"`             // a reservation's deadline: then the sweeper releases it
 	ReleaseTimeout time.Duration `yaml:"release_timeout" default:"2s" min:"10ms" max:"30s"` // to give back what a failed batch reserved
@@ -153,7 +154,7 @@ type Batch struct {
 // Worker persists batches.
 type Worker struct {
 	MaxMessages   int           `yaml:"max_messages" default:"256" min:"1" max:"1024"` // in one transaction
-	Handlers      int           `yaml:"handlers" default:"4" min:"1" max:"64"`         // transactions side by side
+	Handlers      int           `yaml:"handlers" default:"2" min:"1" max:"64"`         // transactions side by side
 	BackoffMin    time.Duration `yaml:"backoff_min" default:"50ms" min:"1ms" max:"1m"`
 	BackoffMax    time.Duration `yaml:"backoff_max" default:"5s" min:"1ms" max:"10m"`
 	PoisonTries   int           `yaml:"poison_tries" default:"3" min:"1" max:"100"` // of a message that fails by its own fault
