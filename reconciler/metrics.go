@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"flashgate/internal/audit"
 	"flashgate/internal/ledger"
 	"flashgate/internal/stock"
 )
@@ -79,8 +80,8 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			Name: "flashgate_reconciler_round_duration_seconds", Help: "Time of one round: the sweep of every sale, and the leader's work.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9), // 1 ms to 65 s
 		}),
-		tasks:      counter("flashgate_reconciler_tasks_done_total", "stock_sync_tasks done: orders whose units were given back in Redis."),
-		loads:      counter("flashgate_reconciler_loads_total", "Sales loaded into Redis."),
+		tasks: counter("flashgate_reconciler_tasks_done_total", "stock_sync_tasks done: orders whose units were given back in Redis."),
+		loads: counter("flashgate_reconciler_loads_total", "Sales loaded into Redis."),
 
 		waitingTasks: gauges("flashgate_tasks", "stock_sync_tasks that are not done: OPEN ones wait for their next try, STUCK ones for an operator, ABANDONED ones for nothing. The leader's.", "state"),
 		oldestTask:   gauges("flashgate_task_oldest_seconds", "Age of the oldest task in a state. The leader's.", "state"),
@@ -117,6 +118,13 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		}),
 		asked:   counters("flashgate_reconcile_requests_total", "Early reconciles that were asked for, by cause.", "cause"),
 		waiting: gauge("flashgate_reconcile_requests", "Sales with an early reconcile to come, at once or when the watermark has passed. The leader's."),
+	}
+	// From 0 on, or an alert on an increase misses the first.
+	m.failures.WithLabelValues("reconcile")
+	for _, kind := range append(audit.Kinds(), NotDone) {
+		for _, outcome := range []string{"repaired", "left", "helped"} {
+			m.found.WithLabelValues(string(kind), outcome)
+		}
 	}
 	for _, e := range equations {
 		m.breaches.WithLabelValues(string(e))

@@ -51,6 +51,10 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			Help: "Persisted batches that this worker left to the reconciler to settle.",
 		}),
 	}
+	// From 0 on, or an alert on an increase misses the first.
+	for _, result := range []string{"active", "cancelled"} {
+		m.orders.WithLabelValues(result)
+	}
 	if reg != nil {
 		reg.MustRegister(m.batches, m.orders, m.duration, m.size, m.retries, m.dead, m.unsettled)
 	}

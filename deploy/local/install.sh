@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the real engines need on this machine and is missing. Says nothing
-# when everything is there.
+# Installs what the real engines and the tests need on this machine and is missing.
+# Says nothing when everything is there.
 set -euo pipefail
 
 # Daemons live in sbin, which is not on everyone's PATH.
@@ -15,6 +15,7 @@ mariadb-install-db mariadb-server
 mysql mariadb-client
 java default-jre-headless
 mvn maven
+promtool prometheus
 '
 
 missing_packages() {
@@ -91,6 +92,7 @@ if command -v systemctl >/dev/null; then
     case $package in
     redis-server) "${as_root[@]}" systemctl disable redis-server.service >>"$log" 2>&1 || true ;;
     mariadb-server) "${as_root[@]}" systemctl disable mariadb.service >>"$log" 2>&1 || true ;;
+    prometheus) "${as_root[@]}" systemctl disable prometheus.service >>"$log" 2>&1 || true ;;
     esac
   done
 fi

@@ -78,7 +78,7 @@ func (s *Site) inject(ctx context.Context, r *round, f *fault) error {
 	case "wipe":
 		return s.wipe(whole, r, target, wait)
 	case "lost-tail":
-		return s.loseTail(ctx, f, target)
+		return s.loseTail(ctx, r, f, target)
 	case "engine-stop":
 		p := s.engine(target)
 		if err := p.Signal(sigStop); err != nil {
@@ -192,7 +192,7 @@ func (s *Site) failAt(ctx context.Context, r *round, f *fault) error {
 		if !d.disarm(f.point) {
 			r.note("%s: passed", f)
 			r.passed.Add(1)
-			if f.action == "kill" {
+			if strings.HasPrefix(f.action, failpoint.Kill) {
 				<-gone
 			}
 		}

@@ -70,24 +70,34 @@ func (s *Site) noteLoss(ctx context.Context, r *round, target string) error {
 	return nil
 }
 
-// loseTail is a failover to a replica that has not got what the master did last: it
-// stood still when the master died.
-func (s *Site) loseTail(ctx context.Context, f *fault, target string) error {
+// loseTail is a failover to a replica that has not got what the master did last: its
+// replication was cut, and it has a password that the master takes for none, so that it
+// can't begin again. (A replica that only stands still finds what it lacks in its
+// socket.)
+func (s *Site) loseTail(ctx context.Context, r *round, f *fault, target string) error {
 	master := s.engine(target)
 	replica, err := s.replicaOf(ctx, target)
 	if err != nil {
 		return err
 	}
-	if err := replica.Signal(sigStop); err != nil {
+	whole := context.WithoutCancel(ctx)
+	ask := func(p *rig.Process, command ...string) error {
+		return await(whole, restartSeconds*time.Second, func(ctx context.Context) error {
+			return withNode(ctx, p.Addr, func(ctx context.Context, c rueidis.Client) error {
+				return c.Do(ctx, c.B().Arbitrary(command...).Build()).Error()
+			})
+		})
+	}
+	if err := ask(replica, "CONFIG", "SET", "masterauth", "none"); err != nil {
 		return err
 	}
+	err = ask(master, "CLIENT", "KILL", "TYPE", "replica")
+	r.note("%s: replication is cut", f)
 	pause(ctx, time.Duration(f.number)*time.Millisecond)
-	err = master.Kill(context.WithoutCancel(ctx))
-	if err := errors.Join(err, replica.Signal(sigContinue)); err != nil {
-		return err
-	}
+	err = errors.Join(err, master.Kill(whole))
+	r.note("%s: the master is dead", f)
 	pause(ctx, f.lasts)
-	return master.Start()
+	return errors.Join(err, ask(replica, "CONFIG", "SET", "masterauth", ""), master.Start())
 }
 
 // nodeSeconds bounds one question to a node: one that is stopped does not answer.

@@ -336,29 +336,6 @@ func (s *Site) atRest(ctx context.Context, r *round, poisoned func() (least, mos
 	})
 }
 
-// settled is a sale as both stores have it, and an error while something of it is under
-// way.
-func (s *Site) settled(ctx context.Context, o *offer) (ledgerView, redisView, error) {
-	l, v, err := s.view(ctx, o.id)
-	switch {
-	case err != nil:
-	case !v.loaded:
-		err = fmt.Errorf("sale %s is not loaded", o.id)
-	case len(v.open) > 0 || v.pending > 0:
-		err = fmt.Errorf("sale %s has open batches %v, %d pending", o.id, v.open, v.pending)
-	case l.tasks > 0:
-		err = fmt.Errorf("sale %s has %d tasks", o.id, l.tasks)
-	case v.total != l.total || v.version != l.version:
-		err = fmt.Errorf("sale %s has total %d in Redis, %d in the ledger", o.id, v.total, l.total)
-	}
-	for batch, settled := range l.consumed {
-		if err == nil && !settled {
-			err = fmt.Errorf("sale %s owes a settle of batch %s", o.id, batch)
-		}
-	}
-	return l, v, err
-}
-
 // sellsAgain buys one unit of every sale, as a user who comes late: there is one, or it
 // is sold out. A machine that is slow may say 503 first.
 func (s *Site) sellsAgain(ctx context.Context, r *round, c *crowd) error {

@@ -5,6 +5,8 @@ package audit
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"flashgate/internal/ledger"
@@ -53,6 +55,9 @@ var invariants = map[Kind]string{
 	StuckReservation:        "7",
 	StuckTask:               "7",
 }
+
+// Kinds are all of them, in the order of their names.
+func Kinds() []Kind { return slices.Sorted(maps.Keys(invariants)) }
 
 // Finding is one difference.
 type Finding struct {

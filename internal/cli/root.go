@@ -79,7 +79,8 @@ daemons: gateway, worker and reconciler.`,
   flashgate reconcile report                 what the hourly and the early reconciles did
   flashgate task list                        what is still to be given back
   flashgate dead list                        batches that wait for you
-  flashgate limits show                      the limits in force in a running gateway`,
+  flashgate limits show                      the limits in force in a running gateway
+  flashgate ready                            exits 1 and says what a daemon lacks`,
 		Version:       version(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -106,7 +107,7 @@ daemons: gateway, worker and reconciler.`,
 		daemon("worker", "Write orders to the ledger in batches", f.with, runWorker),
 		daemon("reconciler", "Release, settle and repair; one of them leads", f.with, runReconciler),
 		migrateCommand(f), saleCommand(f), tokenCommand(f), auditCommand(f), reconcileCommand(f),
-		taskCommand(f), deadCommand(f), limitsCommand(f),
+		taskCommand(f), deadCommand(f), limitsCommand(f), readyCommand(f),
 	)
 	return root
 }

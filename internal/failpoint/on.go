@@ -37,15 +37,23 @@ func Hit(p Point) {
 	}
 	action := strings.TrimSpace(string(text))
 	fmt.Fprintf(os.Stderr, "failpoint %s: %s\n", p, action)
-	if action == "kill" {
+	if kill, ok := strings.CutPrefix(action, Kill); ok {
+		if kill != "" {
+			hold(p, strings.TrimPrefix(kill, " after "))
+		}
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // the signal is on its way
 	}
-	hold, err := time.ParseDuration(action)
+	hold(p, action)
+}
+
+// hold keeps who passes a point for as long as its file says.
+func hold(p Point, text string) {
+	d, err := time.ParseDuration(text)
 	if err != nil {
 		panic("BUG: failpoint " + string(p) + ": " + err.Error())
 	}
-	<-time.After(hold)
+	<-time.After(d)
 }
 
 // Now is the time of a clock that a test may move.

@@ -4,9 +4,9 @@
 //
 // A test arms a point of one process by a file of the point's name in the directory
 // that FLASHGATE_FAILPOINTS names for that process. Whoever passes the point next takes
-// the file away and does what it says: "kill" (as kill -9 does) or a duration, for
-// which that goroutine stands still. The file "clock" holds a duration by which the
-// process's clock is ahead.
+// the file away and does what it says: "kill" (as kill -9 does), a duration, for which
+// that goroutine stands still, or "kill after" a duration, which is the one and then the
+// other. The file "clock" holds a duration by which the process's clock is ahead.
 package failpoint
 
 // Point names a place in the program.
@@ -35,6 +35,9 @@ var All = []Point{
 	AfterApply, AfterSettle,
 	AfterStep, AfterEpoch, AfterOrders, AfterBus, AfterHelp, AfterRepair,
 }
+
+// Kill opens the action of a point that ends its process.
+const Kill = "kill"
 
 // EnvDir names the directory of a process's failpoints.
 const EnvDir = "FLASHGATE_FAILPOINTS"
