@@ -26,6 +26,7 @@ const (
 	// and some must end within the breaker's window.
 	breakerShoppers = 16
 	breakerSeconds  = 90 // for a breaker to open, or to close, on a busy machine
+	answersTimed    = 3
 )
 
 // TestE2EBreakers stops each engine and lets it go on, while shoppers ask: its breaker
@@ -50,16 +51,18 @@ func TestE2EBreakers(t *testing.T) {
 			require.NoError(t, p.Signal(syscall.SIGSTOP))
 		}
 		opened := w.until(ctx, c.engine, breakerOpen, c.ask)
-		began := time.Now()
-		status := c.ask(ctx)
-		took := time.Since(began)
+		fastest := time.Hour
+		for range answersTimed { // one of them may try the engine out
+			began := time.Now()
+			require.NotEqual(t, http.StatusAccepted, c.ask(ctx), c.engine)
+			fastest = min(fastest, time.Since(began))
+		}
 		for _, p := range c.processes {
 			require.NoError(t, p.Signal(syscall.SIGCONT))
 		}
-		require.NotEqual(t, http.StatusAccepted, status, c.engine)
 		closed := w.until(ctx, c.engine, breakerClosed, c.ask)
 		t.Logf("%s: breaker open %.1f s after the engine stood still, an answer then took %d ms; closed %.1f s after it went on",
-			c.engine, opened.Seconds(), took.Milliseconds(), closed.Seconds())
+			c.engine, opened.Seconds(), fastest.Milliseconds(), closed.Seconds())
 		require.NotZero(t, w.metric(ctx, `flashgate_breaker_opened_total{engine="`+c.engine+`"}`))
 		require.NoError(t, await(ctx, breakerSeconds*time.Second, func(ctx context.Context) error {
 			if status := w.buy(ctx); status != http.StatusAccepted {
