@@ -27,6 +27,14 @@ func whenLost(p *plan) {
 	p.reconcilers, p.roundEvery = 2, 2*time.Second
 }
 
+// twoMasters has a master go on after its replica was promoted, while a load reads what
+// was settled.
+func twoMasters(p *plan) {
+	p.losses, p.failovers, p.duringLoad, p.unreplicated = 2, 3, true, true
+	p.messageLosses, p.restocks, p.lossPerMille, p.kills, p.lease = 0, 0, 0, 0, 0
+	p.users, p.devices, p.keys, p.total, p.reconcilers, p.roundEvery, p.length = 6, 2, 3, 60, 1, 300*time.Millisecond, 40*time.Second
+}
+
 // stragglers has check-backs asked early and often, and answered late.
 func stragglers(p *plan) {
 	p.losses, p.failovers, p.lossPerMille, p.restocks, p.messageLosses = 1, 0, 60, 0, 0
@@ -140,7 +148,7 @@ var Bugs = []Bug{
 	{Name: "a load over a loaded sale", patches: []patch{{"load", "if redis.call('EXISTS', stock) == 1 then return LOADED end", ""}}, focus: whenLost},
 	{Name: "an epoch that starts again at 1", faults: faults{epochFromOne: true}},
 	{Name: "a rebuild reads the ledger before the bus", faults: faults{ledgerBeforeBus: true}},
-	{Name: "a load believes what an old master settled", faults: faults{oldMasterSettles: true}},
+	{Name: "a load believes what an old master settled", faults: faults{oldMasterSettles: true}, focus: twoMasters},
 	{Name: "a reserve lands on a VOID", patches: []patch{{"reserve", "if redis.call('HEXISTS', batches, batch) == 1 then return { BATCH_KNOWN } end", ""}}},
 	{Name: "a worker acknowledges before it commits", faults: faults{ackBeforeCommit: true}, focus: killing},
 	{Name: "a check-back answered after a rebuild that it does not know of", faults: faults{checkAnyTime: true}, focus: stragglers},
