@@ -20,12 +20,15 @@ type Runner interface {
 // batcher turns single requests into batches, per sale. A flusher takes whatever
 // is queued and waits for nothing: while it is away with one batch the next one
 // gathers, so batches grow with the load and a lone request is never held back.
+// What a batch costs the engines hardly depends on its size, so a second flusher
+// comes only for a whole batch that waits, or when the others are slow.
 type batcher struct {
 	runner   Runner
-	max      int // requests in a batch
-	flushers int // batches under way, a sale
-	queue    int // requests waiting, a sale
-	lanesMax int // sales with a lane
+	max      int           // requests in a batch
+	flushers int           // batches under way, a sale
+	patience time.Duration // how long nobody may take what waits before another flusher comes
+	queue    int           // requests waiting, a sale
+	lanesMax int           // sales with a lane
 	panicked func(any, []byte)
 
 	depth  atomic.Int64
@@ -46,12 +49,14 @@ type lane struct {
 	queue    []*purchase.Request
 	head     int // queue[head:] waits
 	flushing int
-	dead     bool // it takes no more: look for the lane again
+	takenAt  time.Time // when a flusher took something last
+	helping  bool      // a look at whether another flusher is needed is due
+	dead     bool      // it takes no more: look for the lane again
 }
 
-func newBatcher(runner Runner, batchMax, flushers, queueMax, lanesMax int) *batcher {
+func newBatcher(runner Runner, batchMax, flushers int, patience time.Duration, queueMax, lanesMax int) *batcher {
 	b := &batcher{
-		runner: runner, max: batchMax, flushers: flushers, queue: queueMax, lanesMax: lanesMax,
+		runner: runner, max: batchMax, flushers: flushers, patience: patience, queue: queueMax, lanesMax: lanesMax,
 		lanes: make(map[string]*lane),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -89,12 +94,36 @@ func (b *batcher) push(l *lane, s *sale.Sale, r *purchase.Request) (queued, dead
 	l.sale = s
 	l.queue = append(l.queue, r)
 	b.depth.Add(1)
-	if l.flushing < b.flushers {
+	switch {
+	case l.flushing == 0, l.flushing < b.flushers && len(l.queue)-l.head >= b.max:
 		l.flushing++
 		b.flying.Add(1)
 		go b.flush(l)
+	case l.flushing < b.flushers && !l.helping:
+		l.helping = true
+		b.flying.Add(1)
+		time.AfterFunc(b.patience, func() { b.help(l) })
 	}
 	return true, false
+}
+
+// help becomes another flusher of a lane in which something waits and nobody has taken
+// anything for as long as patience.
+func (b *batcher) help(l *lane) {
+	l.mu.Lock()
+	idle := time.Since(l.takenAt)
+	if waiting := len(l.queue) - l.head; waiting > 0 && l.flushing < b.flushers && idle < b.patience {
+		time.AfterFunc(b.patience-idle, func() { b.help(l) })
+		l.mu.Unlock()
+		return
+	} else if l.helping = false; waiting == 0 || l.flushing >= b.flushers {
+		l.mu.Unlock()
+		b.flying.Done()
+		return
+	}
+	l.flushing++
+	l.mu.Unlock()
+	b.flush(l)
 }
 
 // take moves the oldest requests into batch. None: the calling flusher has ended.
@@ -106,6 +135,7 @@ func (b *batcher) take(l *lane, batch []*purchase.Request) ([]*purchase.Request,
 		l.flushing--
 		return batch, nil
 	}
+	l.takenAt = time.Now()
 	waiting = waiting[:min(len(waiting), b.max)]
 	batch = append(batch, waiting...)
 	clear(waiting)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -26,6 +27,7 @@ func TestBatcher(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		batchMax := rapid.IntRange(1, 9).Draw(t, "batch")
 		flushers := rapid.IntRange(1, 4).Draw(t, "flushers")
+		patience := time.Duration(rapid.IntRange(0, 3).Draw(t, "patience, ms")) * time.Millisecond
 		queueMax := rapid.IntRange(1, 20).Draw(t, "queue")
 		sales := rapid.IntRange(1, 3).Draw(t, "sales")
 		n := rapid.IntRange(0, 60).Draw(t, "requests")
@@ -69,7 +71,7 @@ func TestBatcher(t *testing.T) {
 			mu.Lock()
 			running[s.ID]--
 			mu.Unlock()
-		}), batchMax, flushers, queueMax, sales)
+		}), batchMax, flushers, patience, queueMax, sales)
 
 		var waiting sync.WaitGroup
 		queued := 0
@@ -116,7 +118,7 @@ func TestBatchesGrow(t *testing.T) {
 		began <- len(q)
 		<-goOn
 		accept(s, q)
-	}), 4, 1, 6, 1)
+	}), 4, 1, 0, 6, 1)
 	s := &sale.Sale{ID: "s"}
 	enqueue := func() bool { return b.enqueue(s, newRequest("s", 1)) }
 	require.True(t, enqueue())
@@ -139,6 +141,79 @@ func TestBatchesGrow(t *testing.T) {
 	b.stop(context.Background())
 }
 
+// A second flusher comes for a whole batch, or when the first has been away for long; and
+// not before.
+func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
+	const patience = 20 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		type start struct {
+			after    time.Duration
+			requests int
+		}
+		var mu sync.Mutex
+		var starts []start
+		seen := func() []start {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return starts
+		}
+		var goOn chan struct{}
+		began := time.Now()
+		b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+			mu.Lock()
+			starts = append(starts, start{time.Since(began), len(q)})
+			wait := goOn
+			mu.Unlock()
+			<-wait
+			accept(s, q)
+		}), 4, 2, patience, 20, 1)
+		s := &sale.Sale{ID: "s"}
+		enqueue := func(n int) {
+			for range n {
+				require.True(t, b.enqueue(s, newRequest("s", 1)))
+			}
+			synctest.Wait()
+		}
+		again := func() {
+			close(goOn)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			starts, goOn, began = nil, make(chan struct{}), time.Now()
+		}
+		goOn = make(chan struct{})
+
+		enqueue(1)
+		enqueue(3) // less than a batch: they wait for the first,
+		time.Sleep(patience - time.Millisecond)
+		require.Equal(t, []start{{0, 1}}, seen())
+		time.Sleep(time.Millisecond) // up to here
+		require.Equal(t, []start{{0, 1}, {patience, 3}}, seen())
+		enqueue(9) // two is all there are
+		time.Sleep(time.Second)
+		require.Len(t, seen(), 2)
+		again()
+
+		enqueue(1)
+		enqueue(4) // a whole batch
+		require.Equal(t, []start{{0, 1}, {0, 4}}, seen())
+		again()
+
+		// A first that comes and goes keeps the second away.
+		enqueue(1)
+		for range 10 {
+			enqueue(2)
+			time.Sleep(patience / 2)
+			goOn <- struct{}{}
+			synctest.Wait()
+			require.Equal(t, 1, b.lanes["s"].flushing)
+		}
+		again()
+		b.stop(context.Background())
+	})
+}
+
 // An idle sale's lane makes room for another's; a busy one's does not.
 func TestLanes(t *testing.T) {
 	began, goOn := make(chan struct{}), make(chan struct{})
@@ -146,7 +221,7 @@ func TestLanes(t *testing.T) {
 		began <- struct{}{}
 		<-goOn
 		accept(s, q)
-	}), 4, 1, 6, 1)
+	}), 4, 1, 0, 6, 1)
 	require.True(t, b.enqueue(&sale.Sale{ID: "a"}, newRequest("a", 1)))
 	<-began
 	r := newRequest("b", 2)
@@ -167,7 +242,7 @@ func TestBatchGetsNewestTerms(t *testing.T) {
 		terms <- s
 		<-goOn
 		accept(s, q)
-	}), 4, 1, 6, 1)
+	}), 4, 1, 0, 6, 1)
 	old, paused := &sale.Sale{ID: "s"}, &sale.Sale{ID: "s", Status: sale.Paused}
 	require.True(t, b.enqueue(old, newRequest("s", 1)))
 	require.Same(t, old, <-terms)
@@ -187,7 +262,7 @@ func TestRunnerPanics(t *testing.T) {
 			panic("BUG: of a test")
 		}
 		accept(s, q)
-	}), 1, 1, 6, 1)
+	}), 1, 1, 0, 6, 1)
 	b.panicked = func(any, []byte) { panics.Add(1) }
 	s := &sale.Sale{ID: "s"}
 	lost := purchase.NewRequest(sale.Order{ID: 1}, time.Now().Add(20*time.Millisecond))
@@ -214,7 +289,7 @@ func TestStop(t *testing.T) {
 				answered.Add(1)
 			}
 		}
-	}), 1, 1, 6, 1)
+	}), 1, 1, 0, 6, 1)
 	s := &sale.Sale{ID: "s"}
 	for i := range 3 {
 		require.True(t, b.enqueue(s, newRequest("s", sale.ID(i+1))))

@@ -57,6 +57,7 @@ type view struct {
 type listing struct {
 	sale    sale.Sale
 	reading *atomic.Pointer[reading] // the same one from view to view
+	shutter *shutter                 // likewise
 	head    []byte                   // its JSON up to the value of status
 }
 
@@ -123,10 +124,10 @@ func (v *view) add(s *sale.Sale, old *view) *listing {
 			if was.sale == *s {
 				return was
 			}
-			return &listing{sale: *s, reading: was.reading, head: appendHead(nil, s)}
+			return &listing{sale: *s, reading: was.reading, shutter: was.shutter, head: appendHead(nil, s)}
 		}
 	}
-	return &listing{sale: *s, reading: new(atomic.Pointer[reading]), head: appendHead(nil, s)}
+	return &listing{sale: *s, reading: new(atomic.Pointer[reading]), shutter: new(shutter), head: appendHead(nil, s)}
 }
 
 // refreshStock reads the stock of the sales that still sell or just did.

@@ -66,6 +66,10 @@ type engines struct {
 	confirmErr  error
 	redisAway   bool
 	ordersAsked int
+	lease       func() (stock.Lease, error) // nil = there are free units
+	buyers      []string
+	leasesAsked int
+	buyersAsked int
 }
 
 func (e *engines) change(f func()) {
@@ -83,7 +87,7 @@ func (e *engines) Sales(context.Context) ([]sale.Sale, error) {
 	return append([]sale.Sale(nil), e.sales...), nil
 }
 
-func (e *engines) Order(_ context.Context, id sale.ID) (ledger.Order, error) {
+func (e *engines) OrdersByID(_ context.Context, ids []sale.ID) (map[sale.ID]*ledger.Order, error) {
 	e.mu.Lock()
 	hook := e.onOrder
 	e.mu.Unlock()
@@ -94,13 +98,15 @@ func (e *engines) Order(_ context.Context, id sale.ID) (ledger.Order, error) {
 	defer e.mu.Unlock()
 	e.ordersAsked++
 	if e.ledgerAway {
-		return ledger.Order{}, errAway
+		return nil, errAway
 	}
-	o, ok := e.orders[id]
-	if !ok {
-		return o, &sale.Error{Code: sale.CodeOrderNotFound}
+	found := make(map[sale.ID]*ledger.Order)
+	for _, id := range ids {
+		if o, ok := e.orders[id]; ok {
+			found[id] = &o
+		}
 	}
-	return o, nil
+	return found, nil
 }
 
 func (e *engines) OrderByKey(_ context.Context, saleID, user, key string) (ledger.Order, error) {
@@ -172,6 +178,24 @@ func (e *engines) Confirm(_ context.Context, b *sale.Batch) (stock.State, error)
 	return stock.StateConfirmed, e.confirmErr
 }
 
+func (e *engines) SoldOut(context.Context, string, time.Duration, int) (stock.Lease, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.leasesAsked++
+	if e.lease == nil {
+		return stock.Lease{}, nil
+	}
+	return e.lease()
+}
+
+func (e *engines) SoldOutBuyers(ctx context.Context, saleID string, d time.Duration, buyersMax int) ([]string, stock.Lease, error) {
+	l, err := e.SoldOut(ctx, saleID, d, buyersMax)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.buyersAsked++
+	return append([]string(nil), e.buyers...), l, err
+}
+
 // runner answers batches with a func.
 type runner func(s *sale.Sale, requests []*purchase.Request)
 
@@ -227,8 +251,8 @@ func options(e *engines, run runner) Options {
 		Connections: 65536, HeaderBytes: 8192, BodyBytes: 4096,
 		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, IdleTimeout: time.Minute,
 		PurchaseTimeout: 3 * time.Second, ReadWait: time.Second, ReplayWait: 250 * time.Millisecond, DrainTimeout: 10 * time.Second,
-		ReadsMax: 256, BatchMax: 128, Flushers: 4, QueueMax: 16384, SalesMax: 1024,
-		SaleRefresh: 5 * time.Millisecond, StockRefresh: 5 * time.Millisecond,
+		ReadsMax: 256, BatchMax: 128, Flushers: 4, BatchPatience: 20 * time.Millisecond, QueueMax: 16384, SalesMax: 1024,
+		SaleRefresh: 5 * time.Millisecond, StockRefresh: 5 * time.Millisecond, CutoffBuyers: 100,
 	}
 }
 

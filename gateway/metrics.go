@@ -57,13 +57,17 @@ func (g *Gateway) newMetrics(reg prometheus.Registerer) {
 	gauge := func(name, help string, value func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
-	reg.MustRegister(requests, seconds, m.refused, m.panics)
+	reg.MustRegister(requests, seconds, m.refused, m.panics, g.cutoff.refusals)
 	gauge("flashgate_http_requests_in_flight", "Requests in a handler.",
 		func() float64 { return float64(m.inFlight.Load()) })
 	gauge("flashgate_http_connections", "Open connections of shoppers.",
 		func() float64 { return float64(g.listener.open()) })
 	gauge("flashgate_purchase_queue_depth", "Purchase requests that wait for a flusher, those whose shopper has left included.",
 		func() float64 { return float64(g.batcher.depth.Load()) })
+	gauge("flashgate_cutoff_sales", "Sold-out sales of which the gateway holds a lease and knows the buyers.",
+		func() float64 { return float64(g.cutoff.holding.Load()) })
+	gauge("flashgate_cutoff_buyers", "Buyers it knows of these.",
+		func() float64 { return float64(g.cutoff.buyers.Load()) })
 	gauge("flashgate_catalog_age_seconds", "Age of the gateway's view of the sales; it grows while the ledger is away.",
 		func() float64 { return g.catalog.age(time.Now()).Seconds() })
 	gauge("flashgate_stock_view_age_seconds", "Age of the gateway's view of the stock; it grows while Redis is away.",

@@ -23,6 +23,11 @@ const (
 	fanOutMax = 64
 	// fanOutAtOnce is how many of them are asked side by side.
 	fanOutAtOnce = 8
+	// orderReadsAtOnce is how many reads of orders by their ids are under way in the
+	// ledger, and orderReadMax of how many orders one is: those whom a sale has told
+	// PROCESSING all come back within a second.
+	orderReadsAtOnce = 4
+	orderReadMax     = 256
 	// skewMinutes is how far a gateway's clock, which dates order ids, may be from
 	// Redis's, by which a sale begins and ends.
 	skewMinutes = 5
@@ -49,12 +54,40 @@ func (g *Gateway) read(ctx context.Context, b Breaker, do func(context.Context) 
 	return b.Do(ctx, do)
 }
 
-func (g *Gateway) readOrder(ctx context.Context, id sale.ID) (o ledger.Order, err error) {
-	err = g.read(ctx, g.o.LedgerBreaker, func(ctx context.Context) (err error) {
-		o, err = g.o.Ledger.Order(ctx, id)
+// storedOrder is what the ledger has under an id.
+type storedOrder struct {
+	order ledger.Order
+	found bool
+}
+
+// readOrders reads some orders at once.
+func (g *Gateway) readOrders(ctx context.Context, ids []sale.ID) ([]storedOrder, error) {
+	answers := make([]storedOrder, len(ids))
+	do := func(ctx context.Context) error {
+		stored, err := g.o.Ledger.OrdersByID(ctx, ids)
+		for i, id := range ids {
+			if o := stored[id]; o != nil {
+				answers[i] = storedOrder{*o, true}
+			}
+		}
+		return err
+	}
+	if g.o.LedgerBreaker == nil {
+		return answers, do(ctx)
+	}
+	return answers, g.o.LedgerBreaker.Do(ctx, do)
+}
+
+// readOrder reads one order, together with those that others ask for meanwhile.
+func (g *Gateway) readOrder(ctx context.Context, id sale.ID) (o ledger.Order, found bool, err error) {
+	err = g.read(ctx, nil, func(ctx context.Context) error {
+		stored, err := g.orderReads.Do(ctx, id)
+		if err == nil {
+			o, found = stored[0].order, stored[0].found
+		}
 		return err
 	})
-	return o, err
+	return o, found, err
 }
 
 func (g *Gateway) readOrderByKey(ctx context.Context, saleID, user, key string) (o ledger.Order, err error) {
@@ -127,11 +160,7 @@ func (g *Gateway) order(c *call, rawID []byte) refusal {
 func (g *Gateway) ledgerOrder(id sale.ID) (o ledger.Order, found bool, err error) {
 	ctx, cancel := g.readContext(g.o.ReadWait)
 	defer cancel()
-	o, err = g.readOrder(ctx, id)
-	if err != nil && sale.CodeOf(err) == sale.CodeOrderNotFound {
-		return o, false, nil
-	}
-	return o, err == nil, err
+	return g.readOrder(ctx, id)
 }
 
 // promisedOrder finds an order that the ledger did not have, or, when it is away,

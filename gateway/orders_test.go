@@ -18,7 +18,7 @@ var asAlice = []string{"Authorization", "Bearer user-alice"}
 // orderID is an id made within the sale.
 func orderID(n int) sale.ID { return sale.FirstIDAt(began.Add(time.Minute)) + sale.ID(n) }
 
-func storedOrder(id sale.ID, user string, status sale.OrderStatus) ledger.Order {
+func rowOf(id sale.ID, user string, status sale.OrderStatus) ledger.Order {
 	return ledger.Order{
 		Order:  sale.Order{ID: id, SaleID: "spring", UserID: user, Quantity: 1, AmountCents: 1999},
 		Status: status,
@@ -39,13 +39,13 @@ func TestOrder(t *testing.T) {
 		want   string // code, or the order's status
 	}{
 		{"in the ledger", "", func(e *engines) {
-			e.orders[id] = storedOrder(id, "alice", sale.PendingPayment)
+			e.orders[id] = rowOf(id, "alice", sale.PendingPayment)
 		}, 200, "PENDING_PAYMENT"},
 		{"in the ledger, Redis away", "?sale_id=spring", func(e *engines) {
-			e.orders[id], e.redisAway = storedOrder(id, "alice", sale.Cancelled), true
+			e.orders[id], e.redisAway = rowOf(id, "alice", sale.Cancelled), true
 		}, 200, "CANCELLED"},
 		{"another's", "", func(e *engines) {
-			e.orders[id] = storedOrder(id, "bob", sale.PendingPayment)
+			e.orders[id] = rowOf(id, "bob", sale.PendingPayment)
 		}, 404, "ORDER_NOT_FOUND"},
 		{"another's, in Redis", "?sale_id=spring", func(e *engines) {
 			r := held(id, stock.StateConfirmed)
@@ -87,7 +87,7 @@ func TestOrder(t *testing.T) {
 			reads := 0
 			e.onOrder = func() {
 				if reads++; reads == 2 {
-					e.change(func() { e.orders[id] = storedOrder(id, "alice", sale.PendingPayment) })
+					e.change(func() { e.orders[id] = rowOf(id, "alice", sale.PendingPayment) })
 				}
 			}
 		}, 200, "PENDING_PAYMENT"},
@@ -148,9 +148,9 @@ func TestOrders(t *testing.T) {
 	require.Equal(t, `{"orders":[]}`, r.body)
 	a, b, c, d := orderID(100), orderID(200), orderID(300), orderID(400)
 	x.engines.change(func() {
-		x.engines.orders[a] = storedOrder(a, "alice", sale.Cancelled)
-		x.engines.orders[c] = storedOrder(c, "alice", sale.PendingPayment)
-		x.engines.orders[d+1] = storedOrder(d+1, "bob", sale.PendingPayment)
+		x.engines.orders[a] = rowOf(a, "alice", sale.Cancelled)
+		x.engines.orders[c] = rowOf(c, "alice", sale.PendingPayment)
+		x.engines.orders[d+1] = rowOf(d+1, "bob", sale.PendingPayment)
 		returned := held(a, stock.StateSettled)
 		returned.Returned = true
 		x.engines.records["spring"] = []stock.Record{
@@ -188,7 +188,7 @@ func TestOrdersBound(t *testing.T) {
 	x.engines.change(func() {
 		for i := range ordersMax {
 			id := orderID(1000 + i)
-			x.engines.orders[id] = storedOrder(id, "alice", sale.PendingPayment)
+			x.engines.orders[id] = rowOf(id, "alice", sale.PendingPayment)
 		}
 		returned := held(orderID(2), stock.StateSettled)
 		returned.Returned = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strconv"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -17,7 +18,8 @@ const headerReplayed = "Idempotent-Replayed"
 
 // purchase is POST /v1/sales/{id}/purchases. The edge decides nothing about the
 // sale itself: whoever has bought already must get his order back, even after the
-// last unit or the end, and only the script knows who that is.
+// last unit or the end, and only the script knows who that is; but for the cut-off, which
+// knows it too.
 func (g *Gateway) purchase(c *call, id []byte) refusal {
 	if no := g.authenticate(c); no.code != "" {
 		return no
@@ -44,6 +46,10 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		return no
 	}
 
+	if g.cutoff.refuses(l, c.user, quantity, c.began, g.o.Now()) {
+		return refuse(sale.CodeSoldOut)
+	}
+
 	requestKey := string(key) // the header is gone with the call, the order is not
 	if !g.canMakeIDs() {
 		return refuse(sale.CodeUnavailable)
@@ -62,6 +68,9 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		return refuse(sale.CodeUnavailable)
 	}
 	a := request.Wait()
+	if a.Code == sale.CodeSoldOut {
+		g.cutoff.soldOut(l, time.Now())
+	}
 	if a.Code == sale.CodeUnavailable && g.o.Now().After(l.sale.EndsAt.Add(sale.Retention)) {
 		a = g.longOver(l.sale.ID, c.user, requestKey)
 	}
@@ -132,7 +141,7 @@ func (g *Gateway) present(a *purchase.Answer, saleID, user, key string) sale.Ord
 			return o.Status
 		}
 	}
-	if o, err := g.readOrder(ctx, a.OrderID); err == nil {
+	if o, found, err := g.readOrder(ctx, a.OrderID); err == nil && found {
 		return o.Status
 	}
 	if a.Returned {

@@ -3,7 +3,7 @@
 //
 // A request passes, in this order: its route, the limits by address and of the whole
 // gateway, its token, the sale, its body, the limits by user, its ticket, the limits of
-// the sale, and only then the sale's queue. Whatever is refused before the queue has
+// the sale, its cut-off when it is sold out, and only then its queue. Whatever is refused before the queue has
 // reserved nothing.
 package gateway
 
@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 
+	"flashgate/internal/gather"
 	"flashgate/internal/ledger"
 	"flashgate/internal/limits"
 	"flashgate/internal/sale"
@@ -49,7 +50,7 @@ type Limits interface {
 // Ledger is what the edge reads of ledger.Ledger.
 type Ledger interface {
 	Sales(ctx context.Context) ([]sale.Sale, error)
-	Order(ctx context.Context, id sale.ID) (ledger.Order, error)
+	OrdersByID(ctx context.Context, ids []sale.ID) (map[sale.ID]*ledger.Order, error)
 	OrderByKey(ctx context.Context, saleID, user, key string) (ledger.Order, error)
 	OrdersOf(ctx context.Context, user, saleID string, limit int) ([]ledger.Order, error)
 }
@@ -59,6 +60,8 @@ type Stock interface {
 	Stocks(ctx context.Context, saleIDs []string, units []int64, ok []bool) error
 	Lookup(ctx context.Context, saleID, user string) ([]stock.Record, error)
 	Confirm(ctx context.Context, b *sale.Batch) (stock.State, error)
+	SoldOut(ctx context.Context, saleID string, lease time.Duration, buyersMax int) (stock.Lease, error)
+	SoldOutBuyers(ctx context.Context, saleID string, lease time.Duration, buyersMax int) (users []string, l stock.Lease, err error)
 }
 
 // Breaker stands before an engine that a shopper's read needs; see limits.Breaker.
@@ -99,11 +102,15 @@ type Options struct {
 	DrainTimeout    time.Duration // for what is in hand when Run is told to stop
 	ReadsMax        int           // reads of ledger or Redis under way
 	BatchMax        int           // requests in a batch
-	Flushers        int           // batches under way, a sale
+	Flushers        int           // batches under way, a sale, at most
+	BatchPatience   time.Duration // before another flusher comes for less than a whole batch
 	QueueMax        int           // requests waiting, a sale
 	SalesMax        int           // sales selling at once
 	SaleRefresh     time.Duration // of the sales' terms: a change is everywhere within 1 s
 	StockRefresh    time.Duration // of the stock shown: at most 200 ms old, the reading included
+
+	CutoffLease  time.Duration // for which the shoppers of a sold-out sale are refused without asking; 0 = never
+	CutoffBuyers int           // whom to know by name, a sale; a sale with more is always asked for
 }
 
 // check says which bound is missing or out of range.
@@ -120,6 +127,7 @@ func (o *Options) check() error {
 		{"flushers", o.Flushers, 1},
 		{"queue", o.QueueMax, 1},
 		{"sales", o.SalesMax, 1},
+		{"buyers of the cut-off", o.CutoffBuyers, 1},
 	} {
 		if n.value < n.least {
 			return fmt.Errorf("gateway: %s: want at least %d, got %d", n.name, n.least, n.value)
@@ -136,12 +144,17 @@ func (o *Options) check() error {
 		{"read wait", o.ReadWait, time.Millisecond, time.Hour},
 		{"replay wait", o.ReplayWait, time.Millisecond, time.Hour},
 		{"drain timeout", o.DrainTimeout, 0, time.Hour},
+		{"batch patience", o.BatchPatience, 0, time.Second},
 		{"sale refresh", o.SaleRefresh, time.Millisecond, time.Second},
 		{"stock refresh", o.StockRefresh, time.Millisecond, 150 * time.Millisecond},
+		{"lease of the cut-off", o.CutoffLease, 0, stock.MaxLease},
 	} {
 		if d.value < d.least || d.value > d.most {
 			return fmt.Errorf("gateway: %s: want %s to %s, got %s", d.name, d.least, d.most, d.value)
 		}
+	}
+	if o.CutoffLease > 0 && o.CutoffLease < time.Millisecond {
+		return fmt.Errorf("gateway: lease of the cut-off: want 0, or 1ms and more, got %s", o.CutoffLease)
 	}
 	return nil
 }
@@ -153,9 +166,12 @@ type Gateway struct {
 	listener *listener
 	catalog  *catalog
 	batcher  *batcher
+	cutoff   *cutoff
 	reads    chan struct{} // a slot a read under way
 	draining atomic.Bool
 	metrics  metrics
+
+	orderReads *gather.Group[sale.ID, storedOrder]
 }
 
 // New checks o and binds the listener; Run serves it.
@@ -184,8 +200,10 @@ func New(o Options) (*Gateway, error) {
 		ledger: o.Ledger, stock: o.Stock, log: o.Log, now: o.Now,
 		saleEvery: o.SaleRefresh, stockEvery: o.StockRefresh,
 	}
-	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.QueueMax, o.SalesMax)
+	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.BatchPatience, o.QueueMax, o.SalesMax)
 	g.batcher.panicked = g.panicked
+	g.cutoff = newCutoff(o.Stock, o.CutoffLease, o.CutoffBuyers, o.SalesMax, o.Log)
+	g.orderReads = gather.New(orderReadsAtOnce, orderReadMax, g.readOrders)
 	g.listener = newListener(ln, o.Connections, crowded(), func() { g.metrics.refused.Inc() })
 	g.newMetrics(o.Registerer)
 	g.server = &fasthttp.Server{
@@ -266,6 +284,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	defer refreshing.Wait()
 	defer stop()
+	defer g.cutoff.stop()
 
 	served := make(chan error, 1)
 	go func() { served <- g.server.Serve(g.listener) }()

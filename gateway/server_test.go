@@ -297,6 +297,9 @@ func TestOptions(t *testing.T) {
 		"idle timeout: want 1ms to 1h":     func(o *Options) { o.IdleTimeout = 0 },
 		"sale refresh: want 1ms to 1s":     func(o *Options) { o.SaleRefresh = 2 * time.Second },
 		"stock refresh: want 1ms to 150ms": func(o *Options) { o.StockRefresh = 200 * time.Millisecond },
+		"lease of the cut-off: want 0s to": func(o *Options) { o.CutoffLease = time.Second },
+		"lease of the cut-off: want 0, or": func(o *Options) { o.CutoffLease = time.Microsecond },
+		"buyers of the cut-off: want at l": func(o *Options) { o.CutoffBuyers = 0 },
 		"listen tcp: address 70000: inval": func(o *Options) { o.Listen = "127.0.0.1:70000" },
 	} {
 		o := base

@@ -29,6 +29,7 @@ if epoch == current then
   redis.call('HSET', batches, batch, 'V' .. now_ms())
   return VOID
 end
+if unheard(buyers, meta, orders) then return NOT_READY end
 move(stock, meta, hold(buyers, orders, batch))
 redis.call('HSET', batches, batch, 'C' .. orders)
 return CONFIRMED

@@ -12,7 +12,7 @@
 -- Numbers are big-endian. Ids have 63 bits and a Lua number holds 53: ids stay
 -- strings of 8 bytes, which are only ever compared.
 
-local NOT_READY = -1 -- the stock key is absent: nothing was changed
+local NOT_READY = -1 -- the stock key is absent, or now is not the moment: nothing was changed
 local ABSENT, RESERVED, CONFIRMED, SETTLED, VOID, OTHER_EPOCH = 0, 1, 2, 3, 4, 5
 local STATE_OF = { R = RESERVED, C = CONFIRMED, V = VOID }
 local HELD, RETURNED = 'H', 'R'
@@ -126,4 +126,56 @@ end
 -- found its work done must write too, or WAIT would vouch for nothing.
 local function touch(key, field, value)
   redis.call('HSET', key, field, value)
+end
+
+-- process is the Redis process that runs this: after a failover or a restart it is
+-- another one. The embedded Redis has no such section: it is new whenever its process
+-- is, and empty.
+local function process()
+  local info = redis.pcall('INFO', 'server')
+  if type(info) ~= 'string' then return 'embedded' end
+  return string.match(info, 'run_id:(%w+)')
+end
+
+-- A sold-out lease (soldout.lua) is meta's closed: when it lapses, in ms of Redis time,
+-- for how long it was given at the most, and by which process.
+local function give(meta, till, now, here)
+  redis.call('HSET', meta, 'closed', till .. ' ' .. till - now .. ' ' .. here)
+end
+
+-- leased is when a lease lapses, or 0 when it has. A clock cannot
+-- tell when a lease lapses that was given by another one, before a failover or before it
+-- was set back: so that lease is waited for once more, whole. here is this process.
+local function leased(meta, closed, now, here)
+  local till, length, by = string.match(closed, '^(%d+) (%d+) (%w+)$')
+  till, length = tonumber(till), tonumber(length)
+  if by ~= here or till > now + length then
+    till = now + length
+    give(meta, till, now, here)
+  elseif till <= now then
+    redis.call('HDEL', meta, 'closed')
+    return 0
+  end
+  return till
+end
+
+-- UNLEASED_MS is how long no lease is given after one kept an order from being adopted:
+-- longer than it takes a check-back, or a reconciler, to come again.
+local UNLEASED_MS = 120000
+
+-- unheard: would adopting these orders give a record to a user who has none, while
+-- gateways with a lease refuse whoever had none at its beginning? Then it has to wait.
+local function unheard(buyers, meta, orders)
+  local closed, now = redis.call('HGET', meta, 'closed'), now_ms()
+  if not closed or leased(meta, closed, now, process()) == 0 then return false end
+  local at = 1
+  while at <= #orders do
+    local user, _, after = next_order(orders, at)
+    at = after
+    if redis.call('HEXISTS', buyers, user) == 0 then
+      redis.call('HSET', meta, 'unleased_until', now + UNLEASED_MS)
+      return true
+    end
+  end
+  return false
 end

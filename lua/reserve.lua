@@ -8,6 +8,7 @@
 -- verdicts is one digit an order, the first that applies of: 1 key reused, 2 replay,
 -- 3 paused, 4 not started, 5 ended, 6 limit reached, 7 sold out; otherwise 0, reserved.
 -- found is, for each 1 and 2 in turn, the record it met and one byte, its batch's state.
+-- During a sold-out lease free units count for none.
 
 local stock, buyers, batches, pending, meta = unpack(KEYS)
 local batch, starts_ms, ends_ms, paused, limit, hold_ms, orders = unpack(ARGV, 1, 7)
@@ -29,6 +30,8 @@ elseif now >= tonumber(ends_ms) then
   closed = ENDED
 end
 limit = tonumber(limit)
+local known = redis.call('HMGET', meta, 'epoch', 'closed')
+if left > 0 and known[2] and leased(meta, known[2], now, process()) > 0 then left = 0 end
 
 -- later: is order id a greater than b? Not by <, which compares by locale.
 local function later(a, b)
@@ -91,7 +94,7 @@ for i = 1, #user_of do
     if won[order_of(met_entry)] then
       state = RESERVED -- by this very call
     elseif met_batch == batch then
-      return { BATCH_KNOWN } -- settled already; nothing has been written so far
+      return { BATCH_KNOWN } -- settled already; of the batch nothing has been written so far
     else
       state = standing(batches, met_batch, met_state)
     end
@@ -130,6 +133,6 @@ if units > 0 then
   move(stock, meta, units)
 end
 
-table.insert(reply, 2, tonumber(redis.call('HGET', meta, 'epoch')))
+table.insert(reply, 2, tonumber(known[1]))
 table.insert(reply, 3, digits(verdicts))
 return reply

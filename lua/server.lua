@@ -12,10 +12,7 @@ local stock, meta = unpack(KEYS)
 local reconciled = ARGV[1]
 
 if redis.call('EXISTS', stock) == 0 then return { NOT_READY } end
--- The embedded Redis has no such section: it is new whenever its process is, and empty.
-local info = redis.pcall('INFO', 'server')
-local process = 'embedded'
-if type(info) == 'string' then process = string.match(info, 'run_id:(%w+)') end
+local process = process()
 local mark = redis.call('HGET', meta, 'server') or ''
 if reconciled ~= '' and reconciled == process and mark ~= process then
   redis.call('HSET', meta, 'server', process)

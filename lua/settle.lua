@@ -8,12 +8,19 @@
 -- or VOID nothing is done (0): ask again in mode adopt. orders are empty.
 -- mode adopt: orders are the ledger's active ones. The batch is removed whatever its
 -- state, and an order that has no record gets a HELD one: Redis forgot it. Stock may
--- go below zero.
+-- go below zero. During a sold-out lease -1 if a user would get their first record: the
+-- batches are owed still.
 
 local stock, buyers, batches, pending, meta = unpack(KEYS)
 local mode = ARGV[1]
 
 if redis.call('EXISTS', stock) == 0 then return { NOT_READY } end
+
+if mode == 'adopt' then
+  for i = 3, #ARGV, 2 do
+    if unheard(buyers, meta, ARGV[i]) then return { NOT_READY } end
+  end
+end
 
 local settled, taken = {}, 0
 for i = 2, #ARGV, 2 do

@@ -23,8 +23,8 @@ const (
 	defaultProducers = 4
 	// A handler's call is one transaction of the ledger; 256 batches are some 10,000 orders.
 	defaultBatchMessages = 256
-	// Two are in the ledger while the next two decode.
-	defaultHandlers = 4
+	// One is in the ledger while the next inserts; more only wait for the lock of a hot sale.
+	defaultHandlers = 2
 
 	// A check-back asks Redis once; the broker asks again after an unknown answer.
 	defaultCheckTimeoutMillis = 2_000
@@ -43,7 +43,7 @@ type Options struct {
 	CheckTimeout time.Duration // for one answer of Check; 2 s
 
 	BatchMessages int           // most deliveries in one call of a handler, 1–1,024; 256
-	Handlers      int           // calls of the handler side by side; 4
+	Handlers      int           // calls of the handler side by side; 2
 	DrainTimeout  time.Duration // from the end of Consume's ctx to that of its handlers' context; 10 s
 
 	Registerer prometheus.Registerer // nil: metrics are not exported

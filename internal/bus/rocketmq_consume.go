@@ -11,6 +11,7 @@ import (
 	"github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 
+	"flashgate/internal/gather"
 	"flashgate/internal/tracing"
 )
 
@@ -25,6 +26,10 @@ const (
 	// Deliveries are retried here until they are taken, so the client must not send a
 	// message back on its own: it would take a failed send-back for success.
 	consumeTimeoutHours = 24 * 365
+	// callbacksPerHandler is how many of the client's callbacks may wait for each call of the
+	// handler. A callback brings what one pull of one queue did, a message or two while
+	// messages come one by one; those that wait go to the handler together.
+	callbacksPerHandler = 16
 	// What one queue holds in memory before the client pulls no more.
 	queueMebibytes  = 32
 	queueMessages   = 4 // times the messages of a batch
@@ -43,7 +48,13 @@ func (r *RocketMQ) Consume(ctx context.Context, handle Handler, check Checker) e
 	}
 	work, cancel := draining(ctx, r.options.DrainTimeout)
 	defer cancel()
-	g := &giver{handle: handle, metrics: r.metrics, log: r.log}
+	together := gather.New(r.options.Handlers, r.options.BatchMessages, func(ctx context.Context, deliveries []Delivery) ([]struct{}, error) {
+		return nil, handle(ctx, deliveries)
+	})
+	g := &giver{metrics: r.metrics, log: r.log, handle: func(ctx context.Context, deliveries []Delivery) error {
+		_, err := together.Do(ctx, deliveries...)
+		return err
+	}}
 	var consumers sync.WaitGroup
 	consumers.Go(func() { r.metrics.watchLag(ctx, r.backlog) })
 	for _, s := range []*subscription{
@@ -54,6 +65,7 @@ func (r *RocketMQ) Consume(ctx context.Context, handle Handler, check Checker) e
 		consumers.Go(s.run)
 	}
 	consumers.Wait()
+	together.Wait()
 	return nil
 }
 
@@ -157,7 +169,7 @@ func (s *subscription) open() (pushConsumer, error) {
 		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
 		consumer.WithConsumeMessageBatchMaxSize(options.BatchMessages),
 		consumer.WithPullBatchSize(int32(options.BatchMessages)),
-		consumer.WithConsumeGoroutineNums(options.Handlers),
+		consumer.WithConsumeGoroutineNums(callbacksPerHandler*options.Handlers),
 		consumer.WithConsumeTimeout(consumeTimeoutHours*time.Hour),
 		// Nothing is sent back; if anything ever is, it must not end as a dead letter.
 		consumer.WithMaxReconsumeTimes(math.MaxInt32),

@@ -61,7 +61,8 @@ type JWT struct {
 	Issuer     string        `yaml:"issuer" max:"256"`             // wanted in iss; "" = any
 	Audience   string        `yaml:"audience" max:"256"`           // wanted in aud; "" = any
 	Leeway     time.Duration `yaml:"leeway" default:"5s" min:"0s" max:"5m"`
-	// CacheTokens is how many verified tokens are remembered, some 200 bytes each.
+	// CacheTokens is how many verified tokens are remembered, some 200 bytes each. Plain HS256
+	// ones are not: they are verified as fast as they are found.
 	CacheTokens int `yaml:"cache_tokens" default:"100000" min:"0" max:"10000000"`
 }
 
@@ -132,14 +133,19 @@ type Gateway struct {
 	MaxSales       int           `yaml:"max_sales" default:"1024" min:"1" max:"100000"`        // sales selling at once
 	SaleRefresh    time.Duration `yaml:"sale_refresh" default:"300ms" min:"10ms" max:"1s"`     // an operator's change is everywhere within 1 s
 	StockRefresh   time.Duration `yaml:"stock_refresh" default:"100ms" min:"10ms" max:"150ms"` // stock_left is at most 200 ms old
-	NodeLease      time.Duration `yaml:"node_lease" default:"1m" min:"5s" max:"24h"`           // of the number in the ids a gateway makes
+	// CutoffLease is for how long a gateway may refuse shoppers of a sold-out sale without
+	// asking Redis; what comes back sells no later than that. 0s = it always asks.
+	CutoffLease  time.Duration `yaml:"cutoff_lease" default:"100ms" min:"0s" max:"180ms"`
+	CutoffBuyers int           `yaml:"cutoff_buyers" default:"20000" min:"1" max:"200000"` // of a sale whom it knows then, some 100 bytes each; with more it always asks
+	NodeLease    time.Duration `yaml:"node_lease" default:"1m" min:"5s" max:"24h"`         // of the number in the ids a gateway makes
 }
 
 // Batch is how purchases travel together: what is queued for a sale when a flusher is
 // free goes at once, nothing waits for more.
 type Batch struct {
 	Max            int           `yaml:"max" default:"128" min:"1" max:"1024"`              // purchases in a batch
-	Flushers       int           `yaml:"flushers" default:"4" min:"1" max:"64"`             // batches of a sale under way at once
+	Flushers       int           `yaml:"flushers" default:"4" min:"1" max:"64"`             // batches of a sale under way at once: one more for each whole batch that waits,
+	Patience       time.Duration `yaml:"patience" default:"20ms" min:"0s" max:"1s"`         // or when nothing was taken for so long
 	Queue          int           `yaml:"queue" default:"16384" min:"1" max:"1000000"`       // purchases of a sale that wait; more are refused
 	Hold           time.Duration `yaml:"hold" default:"20s" min:"1s" max:"10m"`             // a reservation's deadline: then the sweeper releases it
 	ReleaseTimeout time.Duration `yaml:"release_timeout" default:"2s" min:"10ms" max:"30s"` // to give back what a failed batch reserved
@@ -148,7 +154,7 @@ type Batch struct {
 // Worker persists batches.
 type Worker struct {
 	MaxMessages   int           `yaml:"max_messages" default:"256" min:"1" max:"1024"` // in one transaction
-	Handlers      int           `yaml:"handlers" default:"4" min:"1" max:"64"`         // transactions side by side
+	Handlers      int           `yaml:"handlers" default:"2" min:"1" max:"64"`         // transactions side by side
 	BackoffMin    time.Duration `yaml:"backoff_min" default:"50ms" min:"1ms" max:"1m"`
 	BackoffMax    time.Duration `yaml:"backoff_max" default:"5s" min:"1ms" max:"10m"`
 	PoisonTries   int           `yaml:"poison_tries" default:"3" min:"1" max:"100"` // of a message that fails by its own fault

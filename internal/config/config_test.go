@@ -141,6 +141,7 @@ func TestProblems(t *testing.T) {
 		"replicas":                 {realConfig, "redis:\n", "redis:\n  wait_replicas: many\n", `:9: redis.wait_replicas: "many": want auto, or a number`},
 		"two nodes, no cluster":    {realConfig, "addresses: [\"127.0.0.1:7001\"]", "cluster: false\n  addresses: [\"a:1\", \"b:1\"]", "contradict cluster: false"},
 		"hold":                     {realConfig, "mysql:", "batch: {hold: 2s}\nmysql:", ":12: batch.hold: gateway.request_timeout (3s) must be less than batch.hold (2s)"},
+		"short lease":              {realConfig, "mysql:", "gateway: {cutoff_lease: 5ms}\nmysql:", ":12: gateway.cutoff_lease: 5ms: want 0s (no cut-off), or 20ms and more: it must last through a few calls of Redis"},
 		"request timeout":          {realConfig, "mysql:", "gateway: {request_timeout: 25s}\nmysql:", ":12: gateway.request_timeout: gateway.request_timeout (25s) must be less than batch.hold (20s)"},
 		"rebuild wait":             {realConfig, "mysql:", "reconciler: {rebuild_wait: 4s}\nmysql:", ":12: reconciler.rebuild_wait: gateway.request_timeout and rocketmq.half_send_timeout (4s) must be less than reconciler.rebuild_wait (4s)"},
 		"check timeout":            {realConfig, "rocketmq:\n", "rocketmq:\n  check_timeout: 6s\n", "rocketmq.check_timeout: rocketmq.check_timeout (6s) must be less than reconciler.rebuild_wait (6s)"},

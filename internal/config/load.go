@@ -129,6 +129,9 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		"what a gateway reserved before Redis lost it must be on the bus by then")
 	less("rocketmq.check_timeout", c.RocketMQ.CheckTimeout, "reconciler.rebuild_wait", c.Reconciler.RebuildWait,
 		"a check-back asked before Redis lost a sale must be given up by then, or it would adopt what is rolled back")
+	if lease := c.Gateway.CutoffLease; lease > 0 && lease < cutoffLeaseLeast {
+		doc.Fail("gateway.cutoff_lease", "%s: want 0s (no cut-off), or %s and more: it must last through a few calls of Redis", lease, cutoffLeaseLeast)
+	}
 	less("worker.backoff_min", c.Worker.BackoffMin, "worker.backoff_max", c.Worker.BackoffMax, "it grows from one to the other")
 	less("reconciler.interval", 2*c.Reconciler.Interval, "reconciler.lease_ttl", c.Reconciler.LeaseTTL,
 		"twice the interval, or a leader loses its lease between two sweeps")
@@ -141,6 +144,9 @@ func (c *Config) check(doc *strictyaml.Doc) {
 		}
 	}
 }
+
+// cutoffLeaseLeast is the shortest lease that can be renewed before it lapses.
+const cutoffLeaseLeast = 20 * time.Millisecond
 
 // checkURL checks the URL of a service; "" is none. It is not quoted: it may hold a
 // password by mistake.

@@ -101,6 +101,9 @@ func (x *explorer) next() bool {
 // history goes along the path, and on from its end by the first choice each time.
 func (x *explorer) history() {
 	h := &history{x: x, faults: x.cast.faults, redis: []int{x.loaded}, epoch: 1}
+	for _, g := range x.gateways { // they remember nothing of other histories
+		g.confirmed.epochs, g.confirmed.order, g.confirmed.next = nil, nil, 0
+	}
 	h.play()
 	synctest.Wait()
 	for depth := 0; ; depth++ {

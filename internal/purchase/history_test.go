@@ -208,6 +208,9 @@ func (h *history) fingerprint() string {
 		fmt.Fprint(&b, s)
 	}
 	fmt.Fprint(&b, h.book)
+	for _, g := range h.x.gateways {
+		fmt.Fprint(&b, g.confirmed.epochs)
+	}
 	for _, a := range h.actors {
 		fmt.Fprint(&b, "\n", a.name, a.step, a.ended, a.dead, a.log)
 		if !a.ended && !a.began.IsZero() {

@@ -75,6 +75,8 @@ type Protocol struct {
 	metrics metrics
 	scratch sync.Pool
 	waits   sync.WaitGroup
+	// confirmed are the batches whose promises need no second look.
+	confirmed confirmed
 	// busProbe is when, in Unix ms, a batch may try the bus out again while its breaker
 	// is open.
 	busProbe atomic.Int64
@@ -424,8 +426,11 @@ func (p *Protocol) confirm(ctx context.Context, b *sale.Batch, limit time.Time) 
 		tracing.End(span, err)
 		p.metrics.step("confirm", began, err)
 		if err == nil {
-			if state == stock.StateOtherEpoch {
+			switch state {
+			case stock.StateOtherEpoch:
 				return state, errOtherEpoch
+			case stock.StateConfirmed, stock.StateSettled:
+				p.confirmed.add(b.ID, b.Epoch)
 			}
 			return state, nil
 		}

@@ -219,7 +219,26 @@ func TestAReplayNeedsTheReplicas(t *testing.T) {
 	w := newWorld(t, 2)
 	require.Empty(t, w.buy(w.request("a", "k", 1))[0].Code)
 	w.faults["confirm"] = always(after)
+	require.True(t, w.buy(w.request("a", "k", 1))[0].Replayed, "who had the replicas' word needs it no more")
+	w.p.confirmed = confirmed{} // another gateway
 	require.Equal(t, sale.CodeOutcomeUnknown, w.buy(w.request("a", "k", 1))[0].Code)
+}
+
+// The latest batches are remembered, under the epoch in which they were confirmed.
+func TestConfirmedIsBounded(t *testing.T) {
+	var c confirmed
+	for id := sale.ID(1); id <= confirmedMax+10; id++ {
+		c.add(id, 1)
+		c.add(id, 1)
+	}
+	require.Len(t, c.epochs, confirmedMax)
+	require.False(t, c.has(10, 1))
+	require.True(t, c.has(11, 1))
+	require.True(t, c.has(confirmedMax+10, 1))
+	require.False(t, c.has(confirmedMax+10, 2), "a rebuild is another world")
+	c.add(11, 2)
+	require.True(t, c.has(11, 2))
+	require.Len(t, c.epochs, confirmedMax)
 }
 
 func TestAnUnknownConfirmIsAnsweredBeforeTheDeadline(t *testing.T) {

@@ -12,13 +12,20 @@ import (
 // replay answers the requests whose key has an order in another batch.
 //
 // A CONFIRMED batch is confirmed again, which waits for the replicas: the gateway
-// that confirmed it may have died between the two. A RESERVED one is still open,
+// that confirmed it may have died between the two. One that this gateway knows to be
+// on the replicas is not. A RESERVED one is still open,
 // so its replays ask again in the background until it is not.
 func (p *Protocol) replay(ctx context.Context, s *sale.Sale, r *run) {
 	if len(r.replays) > 0 {
 		var wg sync.WaitGroup
 		slots := make(chan struct{}, maxReplayConfirms)
 		for id, replays := range r.replays {
+			if p.confirmed.has(id, r.batch.Epoch) {
+				for _, t := range replays {
+					t.request.Answer(t.answer)
+				}
+				continue
+			}
 			slots <- struct{}{}
 			wg.Add(1)
 			go func() {

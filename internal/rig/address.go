@@ -74,8 +74,10 @@ func (p Ports) free() error {
 	return errors.Join(portFree(p.Namesrv), portFree(p.Broker), portFree(p.MariaDB), portFree(p.MySQL))
 }
 
+// lockDir is the same for all processes of this user, whatever folder each of them has for
+// its temporary files: they share the ports.
 func lockDir() (string, error) {
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("flashgate-ports-%d", os.Getuid()))
+	dir := fmt.Sprintf("/tmp/flashgate-ports-%d", os.Getuid())
 	return dir, os.MkdirAll(dir, 0o700)
 }
 

@@ -65,6 +65,27 @@ func killing(p *plan) {
 	p.length = 5 * time.Second
 }
 
+// sellingOut has many shoppers come back at once for what is sold out, and sometimes is
+// not.
+func sellingOut(p *plan) {
+	p.users, p.total, p.devices, p.triesMax, p.keys = 3, 1, 4, 4, 1
+	p.losses, p.messageLosses, p.restocks, p.cuts, p.cancels = 0, 0, 3, false, false
+	p.lossPerMille, p.retryWithin, p.length, p.ends = 60, 300*time.Millisecond, 4*time.Second, time.Hour
+	p.lease = 2 * time.Second
+}
+
+// sellingOutLate is the same while those who keep the lease stand still for longer than it.
+func sellingOutLate(p *plan) {
+	sellingOut(p)
+	p.lease, p.stallOnly, p.stallPerMille = 300*time.Millisecond, "keeper", 150
+}
+
+// sellingOutAnew is the same while Redis fails over.
+func sellingOutAnew(p *plan) {
+	sellingOut(p)
+	p.failovers, p.unreplicated = 2, false
+}
+
 // patch replaces text of a script, or ("") of every one that has it.
 type patch struct{ script, old, new string }
 
@@ -86,6 +107,11 @@ type faults struct {
 	checkAnyTime     bool // a check-back is answered however late
 	oldMasterSettles bool // a load takes for settled what a master that was cut off has settled
 	ackBeforeCommit  bool // a worker acknowledges what it has not committed yet
+
+	leaseUnreplicated bool // a sold-out lease counts without the replica
+	leaseFromReply    bool // it counts from when the gateway hears of it
+	buyersFirst       bool // the buyers are read before there is a lease
+	buyersOnce        bool // they are taken for the same whatever the mark
 }
 
 const (
@@ -119,6 +145,11 @@ var Bugs = []Bug{
 	{Name: "a worker acknowledges before it commits", faults: faults{ackBeforeCommit: true}, focus: killing},
 	{Name: "a check-back answered after a rebuild that it does not know of", faults: faults{checkAnyTime: true}, focus: stragglers},
 	{Name: "what is found done is not written again for WAIT", patches: []patch{{"", "  redis.call('HSET', key, field, value)\n", ""}}, focus: failing},
+	{Name: "reserve sells during a sold-out lease", patches: []patch{{"reserve", "if left > 0 and known[2] and leased(meta, known[2], now, process()) > 0 then left = 0 end", ""}}, focus: sellingOut},
+	{Name: "a sold-out lease that no replica has", faults: faults{leaseUnreplicated: true}, focus: sellingOutAnew},
+	{Name: "a sold-out lease counted from its reply", faults: faults{leaseFromReply: true}, focus: sellingOutLate},
+	{Name: "the buyers read before the lease", faults: faults{buyersFirst: true}, focus: sellingOut},
+	{Name: "the buyers taken for the same ones", faults: faults{buyersOnce: true}, focus: sellingOutLate},
 	{Name: "a load goes on after it lost steps", patches: []patch{{"load", "if now[3] + 1 ~= tonumber(number) then return MISSING end", ""}, {"load", "  if now[3] ~= number then return MISSING end\n", ""}}, focus: func(p *plan) {
 		whenLost(p)
 		p.duringLoad = true

@@ -12,7 +12,7 @@
 // What is real: the Lua scripts, run by the interpreter that miniredis uses, and what
 // answers a check-back. What is modelled: Redis as the five keys of one sale and a
 // replica (TestMemoryIsRedis), internal/stock's calls (TestStockIsCalledAlike), the steps
-// of internal/purchase, worker and reconciler, one engine call at a time, and the
+// of internal/purchase, the gateway's cut-off, worker and reconciler, one engine call at a time, and the
 // transactions of the ledger. A rule that changes in one of these changes here as well.
 //
 // Left out: dead batches, payment, a ledger that is itself replicated, and a broker that

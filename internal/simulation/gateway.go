@@ -20,6 +20,7 @@ type gateway struct {
 	queue []*attempt
 	// flushing counts the batches under way.
 	flushing int
+	cutoff   cutoff
 }
 
 // attempt is one request of a shopper.
@@ -349,11 +350,20 @@ func (t *task) buy(g *gateway, order sale.Order, wait time.Duration) purchase.An
 	w.named(order.ID, "order")
 	a := &attempt{order: order, began: w.now, deadline: w.now + wait, shopper: t, turn: t.turn}
 	w.note("%s asks %s for %d with key %s as %s", order.UserID, g.p.name, order.Quantity, order.RequestKey, w.name(order.ID))
+	if g.refuses(order.UserID) {
+		w.note("%s knows all buyers", g.p.name)
+		a.state, a.answer = answered, purchase.Answer{Code: sale.CodeSoldOut}
+		w.answered(a, &a.answer)
+		return a.answer
+	}
 	g.enqueue(a)
 	t.wakeAfter(wait)
 	t.wait()
 	switch a.state {
 	case answered:
+		if a.answer.Code == sale.CodeSoldOut {
+			g.soldOut()
+		}
 		return a.answer
 	case queued:
 		a.state = withdrawn

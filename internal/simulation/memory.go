@@ -12,8 +12,9 @@ import (
 // short, so all of them are slices that are searched from the front; that keeps every
 // order the same from run to run, and makes a copy cheap.
 type memory struct {
-	keys   []entry
-	writes int // commands that wrote
+	process string // its run_id
+	keys    []entry
+	writes  int // commands that wrote
 	// counted is what snapshot said of it at so many writes, if it was asked.
 	counted   []any
 	countedAt int
@@ -52,7 +53,7 @@ var (
 )
 
 func (m *memory) clone() *memory {
-	c := &memory{keys: slices.Clone(m.keys), writes: m.writes, counted: m.counted, countedAt: m.countedAt}
+	c := &memory{process: m.process, keys: slices.Clone(m.keys), writes: m.writes, counted: m.counted, countedAt: m.countedAt}
 	for i := range c.keys {
 		c.keys[i].hash = slices.Clone(c.keys[i].hash)
 		c.keys[i].zset = slices.Clone(c.keys[i].zset)
@@ -123,13 +124,15 @@ func (m *memory) do(time int64, args []string) (value, error) {
 	switch name {
 	case "TIME":
 		return []any{strconv.FormatInt(time/1e6, 10), strconv.FormatInt(time%1e6, 10)}, nil
+	case "INFO":
+		return "run_id:" + m.process + "\r\n", nil
 	case "GET", "SET", "INCRBY", "DECRBY", "EXISTS", "UNLINK":
 		return m.doKey(name, args)
 	case "ZADD", "ZREM", "ZCARD", "ZRANGEBYSCORE":
 		return m.doZset(name, args)
 	case "HSET", "HINCRBY", "HDEL":
 		return m.writeHash(name, args)
-	case "HGET", "HMGET", "HEXISTS", "HLEN", "HVALS":
+	case "HGET", "HMGET", "HEXISTS", "HLEN", "HVALS", "HKEYS":
 		return m.readHash(name, args)
 	}
 	return nil, errors.New("ERR unknown command '" + name + "'")
@@ -140,7 +143,7 @@ var arity = map[string]int{
 	"GET": 1, "SET": 2, "INCRBY": 2, "DECRBY": 2, "EXISTS": 1, "UNLINK": 1,
 	"ZADD": 3, "ZREM": 2, "ZCARD": 1, "ZRANGEBYSCORE": 3,
 	"HSET": 3, "HINCRBY": 3, "HDEL": 2,
-	"HGET": 2, "HMGET": 2, "HEXISTS": 2, "HLEN": 1, "HVALS": 1,
+	"HGET": 2, "HMGET": 2, "HEXISTS": 2, "HLEN": 1, "HVALS": 1, "HKEYS": 1,
 }
 
 func (m *memory) doKey(name string, args []string) (value, error) {
@@ -285,7 +288,11 @@ func (m *memory) readHash(name string, args []string) (value, error) {
 	values := []any{}
 	if e != nil {
 		for i := range e.hash {
-			values = append(values, e.hash[i].value)
+			if name == "HKEYS" {
+				values = append(values, e.hash[i].name)
+			} else {
+				values = append(values, e.hash[i].value)
+			}
 		}
 	}
 	return values, nil

@@ -42,7 +42,7 @@ var (
 )
 
 func newRedis(w *world) *redis {
-	r := &redis{w: w, master: &memory{}, replica: true}
+	r := &redis{w: w, master: &memory{process: "process1"}, replica: true}
 	r.synced()
 	return r
 }
@@ -141,6 +141,7 @@ func (r *redis) failOver() {
 	old := r.master
 	r.master = r.tail[kept].clone()
 	r.generation++
+	r.master.process = fmt.Sprintf("process%d", r.generation+1)
 	r.replica = false
 	r.sure = w.now
 	r.synced()
@@ -176,7 +177,7 @@ func (r *redis) failOver() {
 // loseAll empties master and replica.
 func (r *redis) loseAll() {
 	r.w.note("TOTAL LOSS of Redis")
-	r.master = &memory{}
+	r.master = &memory{process: r.master.process}
 	r.stale, r.sure = nil, r.w.now
 	r.generation++
 	r.synced()

@@ -54,7 +54,7 @@ func sameReplies(t *rapid.T, client rueidis.Client) {
 	for range rapid.IntRange(1, 40).Draw(t, "commands") {
 		name := rapid.SampledFrom([]string{
 			"GET", "SET", "INCRBY", "DECRBY", "EXISTS", "UNLINK", "ZADD", "ZREM", "ZCARD", "ZRANGEBYSCORE",
-			"HSET", "HINCRBY", "HDEL", "HGET", "HMGET", "HEXISTS", "HLEN", "HVALS",
+			"HSET", "HINCRBY", "HDEL", "HGET", "HMGET", "HEXISTS", "HLEN", "HVALS", "HKEYS",
 		}).Draw(t, "command")
 		args := []string{key.Draw(t, "key")}
 		if rapid.IntRange(0, 9).Draw(t, "fit") > 0 { // a key of another kind is mostly an error
@@ -119,7 +119,7 @@ func kindOf(command string) string {
 
 // inOrder sorts the replies that Redis gives in any order.
 func inOrder(name string, reply value) value {
-	if list, ok := reply.([]any); ok && name == "HVALS" {
+	if list, ok := reply.([]any); ok && (name == "HVALS" || name == "HKEYS") {
 		slices.SortFunc(list, func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
 	}
 	return reply

@@ -41,6 +41,7 @@ func newInterpreter(bug *Bug) *interpreter {
 	}
 	redis := in.state.NewTable()
 	redis.RawSetString("call", in.state.NewFunction(in.call))
+	redis.RawSetString("pcall", in.state.NewFunction(in.call)) // of what cannot fail here
 	in.state.SetGlobal("redis", redis)
 
 	patched := make(map[*patch]bool)

@@ -83,6 +83,26 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 	}
 }
 
+// TestSimulationOfSoldOut: what finds the mistakes in a sold-out lease finds nothing in
+// the lease as it is.
+func TestSimulationOfSoldOut(t *testing.T) {
+	for name, focus := range map[string]func(*plan){"sold out": sellingOut, "failing over": sellingOutAnew, "standing still": sellingOutLate} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := NewPlayer(&Bug{Name: "none", focus: focus})
+			first, n := uint64(1), number64(t, "HISTORIES", histories/10)
+			if seed := number64(t, "SEED", 0); seed > 0 {
+				first, n = seed, 1
+			}
+			for seed := first; seed < first+n; seed++ {
+				if b := p.Play(seed); b != nil {
+					t.Fatalf("%v\n%s", b, strings.Join(b.Timeline, "\n"))
+				}
+			}
+		})
+	}
+}
+
 // TestHistoryPlaysAgain: a seed is a history, or what is found could not be looked at.
 func TestHistoryPlaysAgain(t *testing.T) {
 	one, other := NewPlayer(nil), NewPlayer(nil)

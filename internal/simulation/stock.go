@@ -146,6 +146,43 @@ func (s simStock) adjust(total, version int64) (bool, error) {
 	return reply == int64(1), err
 }
 
+// lease is a sold-out lease, counted from when Redis gave it; 0: there is none.
+type lease struct {
+	left time.Duration
+	mark stock.BuyersMark
+}
+
+func (s simStock) soldOut(d time.Duration) (lease, error) {
+	reply, err := s.t.script(!s.t.w.faulty.leaseUnreplicated, "soldout", format(d.Milliseconds()), "1000")
+	if err != nil {
+		return lease{}, err
+	}
+	list, _ := reply.([]any)
+	if len(list) == 1 {
+		return lease{}, nil
+	}
+	if len(list) != 6 {
+		return lease{}, malformed("soldout", reply)
+	}
+	var n [4]int64
+	for i := range n {
+		n[i], _ = list[i+1].(int64)
+	}
+	process, _ := list[5].(string)
+	return lease{time.Duration(n[0]-1) * time.Millisecond, stock.BuyersMark{Epoch: n[1], Moves: n[2], Process: process}}, nil
+}
+
+// buyers are all users with a record.
+func (s simStock) buyers() (users []string, err error) {
+	err = s.t.read(func(m *memory) {
+		e, _ := m.find("buyers", kindHash)
+		for i := 0; e != nil && i < len(e.hash); i++ {
+			users = append(users, e.hash[i].name)
+		}
+	})
+	return users, err
+}
+
 // snapshot is what the script of that name says.
 type snapshot struct {
 	loaded                       bool

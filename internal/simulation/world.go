@@ -42,8 +42,9 @@ type plan struct {
 	messageLosses int    // of messages that the broker has
 	outages       int    // of broker or ledger
 	restocks      int
-	cuts          bool // only that
-	cancels       bool // shoppers cancel some orders
+	cuts          bool          // only that
+	cancels       bool          // shoppers cancel some orders
+	lease         time.Duration // of a sold-out sale; 0: gateways refuse nobody by themselves
 }
 
 func drawPlan(rng *rand.Rand) plan {
@@ -77,6 +78,9 @@ func drawPlan(rng *rand.Rand) plan {
 	p.outages = sometimes(6, 2)
 	p.restocks = sometimes(4, 3)
 	p.cancels = rng.IntN(3) == 0
+	if rng.IntN(2) == 0 {
+		p.lease = time.Duration(50+rng.IntN(500)) * time.Millisecond
+	}
 	if rng.IntN(6) == 0 {
 		p.ends = time.Duration(rng.Int64N(int64(p.length)))
 	}

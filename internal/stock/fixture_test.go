@@ -254,6 +254,7 @@ func TestConformance(t *testing.T) {
 				{"reserve", reserveCases}, {"confirm", confirmCases}, {"release", releaseCases},
 				{"settle", settleCases}, {"adopt", adoptCases}, {"restore", restoreCases},
 				{"lookup", lookupCases}, {"load", loadCases}, {"upkeep", upkeepCases}, {"watch", watchCases},
+				{"soldout", soldOutCases},
 			} {
 				for _, c := range group.cases {
 					t.Run(group.name+"/"+c.name, func(t *testing.T) {
@@ -293,9 +294,17 @@ func TestNotLoaded(t *testing.T) {
 				},
 				"adjust":  func(f *fixture, b *sale.Batch) error { _, err := f.Adjust(t.Context(), b.SaleID, 11, 2); return err },
 				"recount": func(f *fixture, b *sale.Batch) error { _, _, err := f.RepairCounts(t.Context(), b.SaleID); return err },
-				"lookup":  func(f *fixture, b *sale.Batch) error { _, err := f.Lookup(t.Context(), b.SaleID, "u"); return err },
-				"due":     func(f *fixture, b *sale.Batch) error { _, err := f.Due(t.Context(), b.SaleID, 10); return err },
-				"purge":   func(f *fixture, b *sale.Batch) error { _, err := f.PurgeVoids(t.Context(), b.SaleID, 0); return err },
+				"soldout": func(f *fixture, b *sale.Batch) error {
+					_, err := f.SoldOut(t.Context(), b.SaleID, MaxLease, 10)
+					return err
+				},
+				"sold-out buyers": func(f *fixture, b *sale.Batch) error {
+					_, _, err := f.SoldOutBuyers(t.Context(), b.SaleID, MaxLease, 10)
+					return err
+				},
+				"lookup": func(f *fixture, b *sale.Batch) error { _, err := f.Lookup(t.Context(), b.SaleID, "u"); return err },
+				"due":    func(f *fixture, b *sale.Batch) error { _, err := f.Due(t.Context(), b.SaleID, 10); return err },
+				"purge":  func(f *fixture, b *sale.Batch) error { _, err := f.PurgeVoids(t.Context(), b.SaleID, 0); return err },
 				"states": func(f *fixture, b *sale.Batch) error {
 					_, err := f.Records(t.Context(), b.SaleID, []string{"u"})
 					return err

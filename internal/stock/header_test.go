@@ -25,15 +25,28 @@ type recorder struct {
 type scriptCall struct{ keys, args []string }
 
 func (r *recorder) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
-	if words := cmd.Commands(); words[0] == "EVALSHA" {
-		n, err := strconv.Atoi(words[2])
-		if err != nil {
-			panic("BUG: EVALSHA without a number of keys")
-		}
-		name := r.names[words[1]]
-		r.calls[name] = append(r.calls[name], scriptCall{append([]string(nil), words[3:3+n]...), append([]string(nil), words[3+n:]...)})
-	}
+	r.record(cmd)
 	return r.Client.Do(ctx, cmd)
+}
+
+func (r *recorder) DoMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	for _, cmd := range cmds {
+		r.record(cmd)
+	}
+	return r.Client.DoMulti(ctx, cmds...)
+}
+
+func (r *recorder) record(cmd rueidis.Completed) {
+	words := cmd.Commands()
+	if words[0] != "EVALSHA" {
+		return
+	}
+	n, err := strconv.Atoi(words[2])
+	if err != nil {
+		panic("BUG: EVALSHA without a number of keys")
+	}
+	name := r.names[words[1]]
+	r.calls[name] = append(r.calls[name], scriptCall{append([]string(nil), words[3:3+n]...), append([]string(nil), words[3+n:]...)})
 }
 
 // header is what a script's file says of its call.
@@ -154,6 +167,8 @@ func recordCalls(t *testing.T) map[string][]scriptCall {
 	_, _, err = f.Quota(t.Context(), "gateway", "purchase", 10, 10, 1)
 	require.NoError(t, err)
 	_, _, err = f.Server(t.Context(), f.sale.ID, "")
+	require.NoError(t, err)
+	_, err = f.SoldOut(t.Context(), f.sale.ID, MaxLease, 10)
 	require.NoError(t, err)
 	_, _, err = f.OldestOpen(t.Context(), f.sale.ID, 0, 1)
 	require.NoError(t, err)

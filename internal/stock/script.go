@@ -51,6 +51,7 @@ var (
 	dueScript      = newScript("due", []key{keyStock, keyPending}, "max")
 	purgeScript    = newScript("purge", []key{keyStock, keyBatches}, "age_ms batch*")
 	serverScript   = newScript("server", []key{keyStock, keyMeta}, "reconciled")
+	soldOutScript  = newScript("soldout", []key{keyStock, keyBuyers, keyMeta}, "lease_ms buyers_max")
 	oldestScript   = newScript("oldest", []key{keyStock, keyBatches}, "cursor count")
 )
 
@@ -95,6 +96,10 @@ func (s *Store) runReady(ctx context.Context, timeout time.Duration, sc *script,
 	if err != nil {
 		return 0, nil, err
 	}
+	return readReady(sc, message)
+}
+
+func readReady(sc *script, message rueidis.RedisMessage) (int64, []rueidis.RedisMessage, error) {
 	reply, err := message.ToArray()
 	if err != nil || len(reply) == 0 {
 		return 0, nil, malformed(sc.name, message)
@@ -134,49 +139,72 @@ func readCode(sc *script, message rueidis.RedisMessage) (int64, error) {
 const maxAttempts = 4
 
 // runReplicated calls a script that answers a code, and then has the node say that
-// enough replicas have what it wrote: both in one round trip, on one connection that
-// nobody else uses meanwhile, since WAIT speaks of its own connection and blocks it.
-func (s *Store) runReplicated(ctx context.Context, sc *script, saleID string, args ...string) (int64, error) {
+// enough replicas have what it wrote.
+func (s *Store) runReplicated(ctx context.Context, sc *script, saleID string, args ...string) (code int64, err error) {
 	if s.opts.WaitReplicas == 0 {
 		return s.runCode(ctx, s.opts.CallTimeout, sc, saleID, args...)
 	}
+	err = s.runAndWait(ctx, sc, saleID, args, nil, func(_ []rueidis.RedisResult, message rueidis.RedisMessage) (err error) {
+		code, err = readCode(sc, message)
+		return err
+	})
+	return code, err
+}
+
+// runAndWait sends what before makes, if it is not nil, the script, and WAIT: all in one
+// round trip, on one connection that nobody else uses meanwhile, since WAIT speaks of its
+// own connection and blocks it. read reads the replies, and its error is returned as it
+// is; after any error, what it has read is worth nothing.
+func (s *Store) runAndWait(ctx context.Context, sc *script, saleID string, args []string,
+	before func() rueidis.Completed, read func(before []rueidis.RedisResult, message rueidis.RedisMessage) error,
+) error {
 	began := time.Now()
-	code, err := s.runAndWait(ctx, sc, saleID, args)
+	err := s.sendAndWait(ctx, sc, saleID, args, before, read)
 	failed := err
 	if errors.Is(err, ErrNotReady) {
 		failed = nil
 	}
 	s.metrics.called(sc, began, failed)
-	return code, err
+	return err
 }
 
-func (s *Store) runAndWait(ctx context.Context, sc *script, saleID string, args []string) (int64, error) {
+func (s *Store) sendAndWait(ctx context.Context, sc *script, saleID string, args []string,
+	before func() rueidis.Completed, read func([]rueidis.RedisResult, rueidis.RedisMessage) error,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.CallTimeout+s.opts.WaitTimeout)
 	defer cancel()
 	select {
 	case s.waiting <- struct{}{}:
 		defer func() { <-s.waiting }()
 	case <-ctx.Done():
-		return 0, fmt.Errorf("%w: %s: no free connection: %w", ErrNotRun, sc.name, ctx.Err())
+		return fmt.Errorf("%w: %s: no free connection: %w", ErrNotRun, sc.name, ctx.Err())
 	}
 
 	// rueidis follows a redirection command by command, which would leave the WAIT
-	// behind on the wrong node, to vouch for nothing. So both go to one node, and a
-	// redirection is followed here, with both.
+	// behind on the wrong node, to vouch for nothing. So all go to one node, and a
+	// redirection is followed here, with all of them.
 	send, byText := s.dedicated, false
 	var err error
 	for range maxAttempts {
 		if err := ctx.Err(); err != nil {
-			return 0, fmt.Errorf("%w: %s: %w", ErrNotRun, sc.name, err)
+			return fmt.Errorf("%w: %s: %w", ErrNotRun, sc.name, err)
 		}
-		results := send(ctx, s.command(sc, byText, saleID, args), s.wait(ctx))
-		message, failed := results[0].ToMessage()
+		var commands []rueidis.Completed
+		if before != nil {
+			commands = append(commands, before())
+		}
+		first := len(commands)
+		commands = append(commands, s.command(sc, byText, saleID, args))
+		if s.opts.WaitReplicas > 0 {
+			commands = append(commands, s.wait(ctx))
+		}
+		results := send(ctx, commands...)
+		message, failed := results[first].ToMessage()
 		if failed == nil {
-			code, err := readCode(sc, message)
-			if err != nil {
-				return 0, err
+			if err := read(results[:first], message); err != nil {
+				return err
 			}
-			return code, s.acknowledged(sc, results[1])
+			return s.acknowledged(sc, results[first+1:])
 		}
 		err = failed
 		if isNoScript(err) {
@@ -189,7 +217,7 @@ func (s *Store) runAndWait(ctx context.Context, sc *script, saleID string, args 
 		}
 		send = node.DoMulti
 	}
-	return 0, classify(sc.name, err)
+	return classify(sc.name, err)
 }
 
 // wait is a WAIT that ends before ctx does, so that the answer is a count and the
@@ -204,8 +232,12 @@ func (s *Store) wait(ctx context.Context) rueidis.Completed {
 	return s.client.B().Wait().Numreplicas(int64(s.opts.WaitReplicas)).Timeout(millis).Build()
 }
 
-func (s *Store) acknowledged(sc *script, result rueidis.RedisResult) error {
-	count, err := result.ToInt64()
+// acknowledged is what WAIT, if it was sent, answered.
+func (s *Store) acknowledged(sc *script, wait []rueidis.RedisResult) error {
+	if len(wait) == 0 {
+		return nil
+	}
+	count, err := wait[0].ToInt64()
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrNotReplicated, sc.name, err)
 	}

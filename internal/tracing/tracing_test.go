@@ -90,6 +90,28 @@ func TestNothingIsMadeOfWhatIsNotFollowed(t *testing.T) {
 	require.Empty(t, Parent(ctx))
 }
 
+// BenchmarkOff is all that one purchase, alone in its batch, does for tracing while it is
+// off.
+func BenchmarkOff(b *testing.B) {
+	var off *Tracer
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		if off.Sample() {
+			b.Fatal("sampled")
+		}
+		batch, span := Join(ctx, "batch", nil)
+		for _, step := range []string{"reserve", "half", "confirm"} {
+			_, child := Child(batch, step)
+			End(child, nil)
+		}
+		if Parent(batch) != "" {
+			b.Fatal("a parent")
+		}
+		span.End()
+	}
+}
+
 func TestLogsCarryTheIDs(t *testing.T) {
 	tr, _ := recorded(t, 1)
 	span := tr.Serve([]byte(remote), "POST purchases")

@@ -1,0 +1,127 @@
+// Package gather makes joint calls of single ones. Whoever asks while all calls are under
+// way waits, and goes along with everybody who came meanwhile: calls grow with the load,
+// and who comes alone waits for nobody.
+package gather
+
+import (
+	"context"
+	"sync"
+)
+
+// Group answers questions Q with answers A, many in a call.
+type Group[Q, A any] struct {
+	calls int
+	most  int
+	do    func(context.Context, []Q) ([]A, error)
+	under sync.WaitGroup
+
+	mu      sync.Mutex
+	waiting []*ask[Q, A]
+	running int
+}
+
+// ask is what one caller wants to know.
+type ask[Q, A any] struct {
+	ctx       context.Context
+	questions []Q
+	answers   []A
+	err       error
+	panicked  any
+	done      chan struct{}
+}
+
+// New makes a group of which do answers up to most questions at a time (more if a single
+// caller has more), with an answer each, or none at all; up to calls of it run side by
+// side. Its context is that of the caller who came last.
+func New[Q, A any](calls, most int, do func(context.Context, []Q) ([]A, error)) *Group[Q, A] {
+	if calls < 1 || most < 1 {
+		panic("BUG: gather.New wants room for one call of one question")
+	}
+	return &Group[Q, A]{calls: calls, most: most, do: do}
+}
+
+// Do asks, and returns what the joint call answers to these questions. An error, or a
+// panic, of the call is everybody's. When ctx ends first, the call may still go on.
+func (g *Group[Q, A]) Do(ctx context.Context, questions ...Q) ([]A, error) {
+	a := &ask[Q, A]{ctx: ctx, questions: questions, done: make(chan struct{})}
+	g.mu.Lock()
+	g.waiting = append(g.waiting, a)
+	if g.running < g.calls {
+		g.running++
+		g.under.Add(1)
+		go g.run()
+	}
+	g.mu.Unlock()
+	select {
+	case <-a.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if a.panicked != nil {
+		panic(a.panicked)
+	}
+	return a.answers, a.err
+}
+
+// Wait waits for the calls under way, those whose callers have gone included.
+func (g *Group[Q, A]) Wait() { g.under.Wait() }
+
+// run makes calls until nobody waits.
+func (g *Group[Q, A]) run() {
+	defer g.under.Done()
+	for asks := g.take(); len(asks) > 0; asks = g.take() {
+		g.call(asks)
+	}
+}
+
+// take takes those who have waited longest, without those who have gone. None: the
+// caller's run has ended.
+func (g *Group[Q, A]) take() (taken []*ask[Q, A]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n, questions := 0, 0
+	for ; n < len(g.waiting); n++ {
+		a := g.waiting[n]
+		if a.ctx.Err() != nil {
+			continue
+		}
+		if questions > 0 && questions+len(a.questions) > g.most {
+			break
+		}
+		questions += len(a.questions)
+		taken = append(taken, a)
+	}
+	rest := copy(g.waiting, g.waiting[n:])
+	clear(g.waiting[rest:])
+	g.waiting = g.waiting[:rest]
+	if len(taken) == 0 {
+		g.running--
+	}
+	return taken
+}
+
+func (g *Group[Q, A]) call(asks []*ask[Q, A]) {
+	var questions []Q
+	for _, a := range asks {
+		questions = append(questions, a.questions...)
+	}
+	defer func() {
+		v := recover()
+		for _, a := range asks {
+			if v != nil {
+				a.panicked = v
+			}
+			close(a.done)
+		}
+	}()
+	answers, err := g.do(asks[len(asks)-1].ctx, questions)
+	if err == nil && answers != nil && len(answers) != len(questions) {
+		panic("BUG: gather: an answer a question is wanted")
+	}
+	for _, a := range asks {
+		if a.err = err; err != nil || answers == nil {
+			continue
+		}
+		a.answers, answers = answers[:len(a.questions):len(a.questions)], answers[len(a.questions):]
+	}
+}

@@ -1,0 +1,147 @@
+package gather_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"flashgate/internal/gather"
+)
+
+func double(_ context.Context, qs []int) ([]int, error) {
+	as := make([]int, len(qs))
+	for i, q := range qs {
+		as[i] = 2 * q
+	}
+	return as, nil
+}
+
+// Who comes while the calls are under way goes along with the others, up to most.
+func TestWhoWaitsGoesTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var sizes []int
+		g := gather.New(1, 4, func(ctx context.Context, qs []int) ([]int, error) {
+			mu.Lock()
+			sizes = append(sizes, len(qs))
+			mu.Unlock()
+			time.Sleep(time.Second)
+			return double(ctx, qs)
+		})
+		var asking sync.WaitGroup
+		ask := func(qs ...int) {
+			asking.Go(func() {
+				as, err := g.Do(t.Context(), qs...)
+				require.NoError(t, err)
+				require.Len(t, as, len(qs))
+				for i := range qs {
+					require.Equal(t, 2*qs[i], as[i])
+				}
+			})
+			synctest.Wait() // in this order
+		}
+		ask(1)
+		ask(2)
+		ask(3, 4)
+		ask(5, 6) // 2, 3, 4 and these would be five
+		ask(7, 8, 9, 10, 11)
+		ask(12)
+		asking.Wait()
+		g.Wait()
+		require.Equal(t, []int{1, 3, 2, 5, 1}, sizes)
+	})
+}
+
+func TestSoManyCallsSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now, peak atomic.Int32
+		g := gather.New(3, 1, func(ctx context.Context, qs []int) ([]int, error) {
+			if n := now.Add(1); n > peak.Load() {
+				peak.Store(n)
+			}
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return double(ctx, qs)
+		})
+		var asking sync.WaitGroup
+		began := time.Now()
+		for i := range 9 {
+			asking.Go(func() { _, _ = g.Do(t.Context(), i) })
+		}
+		asking.Wait()
+		require.Equal(t, int32(3), peak.Load())
+		require.Equal(t, 3*time.Second, time.Since(began))
+	})
+}
+
+// Who has gone is not asked for, and holds nobody up; what was taken goes on.
+func TestWhoHasGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []int
+		g := gather.New(1, 10, func(ctx context.Context, qs []int) ([]int, error) {
+			asked = append(asked, qs...)
+			time.Sleep(time.Second)
+			return double(ctx, qs)
+		})
+		short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		var asking sync.WaitGroup
+		for _, q := range []int{1, 2} { // the first is taken, the second waits
+			asking.Go(func() {
+				_, err := g.Do(short, q)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+			synctest.Wait()
+		}
+		asking.Go(func() {
+			as, err := g.Do(t.Context(), 3)
+			require.NoError(t, err)
+			require.Equal(t, []int{6}, as)
+		})
+		asking.Wait()
+		g.Wait()
+		require.Equal(t, []int{1, 3}, asked)
+	})
+}
+
+func TestAnErrorOrAPanicIsEverybodys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("broken")
+		g := gather.New(1, 10, func(_ context.Context, qs []int) ([]int, error) {
+			time.Sleep(time.Second)
+			switch qs[0] {
+			case 0:
+				return nil, nil
+			case 1:
+				return nil, broken
+			default:
+				panic("at the disco")
+			}
+		})
+		var asking sync.WaitGroup
+		for _, q := range []int{0, 1} {
+			asking.Go(func() {
+				as, err := g.Do(t.Context(), q)
+				require.Empty(t, as)
+				if q == 1 {
+					require.ErrorIs(t, err, broken)
+				}
+			})
+			synctest.Wait()
+		}
+		asking.Go(func() { _, err := g.Do(t.Context(), 5); require.ErrorIs(t, err, broken) })
+		asking.Wait()
+		for range 2 {
+			asking.Go(func() {
+				require.PanicsWithValue(t, "at the disco", func() { _, _ = g.Do(t.Context(), 2) })
+			})
+		}
+		asking.Wait()
+	})
+}
