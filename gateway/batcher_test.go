@@ -186,12 +186,12 @@ func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
 
 		enqueue(1)
 		enqueue(3) // less than a batch: they wait for the first,
-		time.Sleep(patience - time.Millisecond)
+		<-time.After(patience - time.Millisecond)
 		require.Equal(t, []start{{0, 1}}, seen())
-		time.Sleep(time.Millisecond) // up to here
+		<-time.After(time.Millisecond) // up to here
 		require.Equal(t, []start{{0, 1}, {patience, 3}}, seen())
 		enqueue(9) // two is all there are
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		require.Len(t, seen(), 2)
 		again()
 
@@ -204,7 +204,7 @@ func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
 		enqueue(1)
 		for range 10 {
 			enqueue(2)
-			time.Sleep(patience / 2)
+			<-time.After(patience / 2)
 			goOn <- struct{}{}
 			synctest.Wait()
 			require.Equal(t, 1, b.lanes["s"].flushing)

@@ -31,7 +31,7 @@ func TestWhoWaitsGoesTogether(t *testing.T) {
 			mu.Lock()
 			sizes = append(sizes, len(qs))
 			mu.Unlock()
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			return double(ctx, qs)
 		})
 		var asking sync.WaitGroup
@@ -65,7 +65,7 @@ func TestSoManyCallsSideBySide(t *testing.T) {
 			if n := now.Add(1); n > peak.Load() {
 				peak.Store(n)
 			}
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			now.Add(-1)
 			return double(ctx, qs)
 		})
@@ -86,7 +86,7 @@ func TestWhoHasGone(t *testing.T) {
 		var asked []int
 		g := gather.New(1, 10, func(ctx context.Context, qs []int) ([]int, error) {
 			asked = append(asked, qs...)
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			return double(ctx, qs)
 		})
 		short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -114,7 +114,7 @@ func TestAnErrorOrAPanicIsEverybodys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")
 		g := gather.New(1, 10, func(_ context.Context, qs []int) ([]int, error) {
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			switch qs[0] {
 			case 0:
 				return nil, nil
