@@ -203,7 +203,7 @@ func New(o Options) (*Gateway, error) {
 	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.BatchPatience, o.QueueMax, o.SalesMax)
 	g.batcher.panicked = g.panicked
 	g.cutoff = newCutoff(o.Stock, o.CutoffLease, o.CutoffBuyers, o.SalesMax, o.Log)
-	g.orderReads = gather.New(orderReadsAtOnce, orderReadMax, g.readOrders)
+	g.orderReads = gather.New(orderReadsAtOnce, orderReadMax, 0, g.readOrders)
 	g.listener = newListener(ln, o.Connections, crowded(), func() { g.metrics.refused.Inc() })
 	g.newMetrics(o.Registerer)
 	g.server = &fasthttp.Server{

@@ -38,7 +38,7 @@ func (su *Suite) Shoppers() int { return su.sized(stormShoppers) }
 // The counts at size 1: each run takes some seconds on two cores.
 const (
 	helloRequests     = 300_000
-	stormShoppers     = 60_000
+	stormShoppers     = 100_000 // for 1,000 units
 	stormPercent      = 1 // units of a hundred shoppers
 	stormSends        = 2
 	acceptShoppers    = 60_000

@@ -50,11 +50,12 @@ type Options struct {
 	Logger     *slog.Logger          // nil: slog.Default()
 
 	// RocketMQ only.
-	NameServers   []string // host:port each; names are resolved again every 2 min
-	Topic         string   // DefaultTopic
-	ProducerGroup string   // who is asked back; the same in every gateway; flashgate-gateway
-	ConsumerGroup string   // who shares the messages; the same in every worker; flashgate-worker
-	Producers     int      // connections that send; 4
+	Linger        time.Duration // how long a call of the handler waits for more deliveries, unless it is full; 0 = not at all
+	NameServers   []string      // host:port each; names are resolved again every 2 min
+	Topic         string        // DefaultTopic
+	ProducerGroup string        // who is asked back; the same in every gateway; flashgate-gateway
+	ConsumerGroup string        // who shares the messages; the same in every worker; flashgate-worker
+	Producers     int           // connections that send; 4
 
 	// Embedded only.
 	File          string        // the SQLite file; made if absent

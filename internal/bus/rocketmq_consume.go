@@ -29,7 +29,7 @@ const (
 	// callbacksPerHandler is how many of the client's callbacks may wait for each call of the
 	// handler. A callback brings what one pull of one queue did, a message or two while
 	// messages come one by one; those that wait go to the handler together.
-	callbacksPerHandler = 16
+	callbacksPerHandler = 64
 	// What one queue holds in memory before the client pulls no more.
 	queueMebibytes  = 32
 	queueMessages   = 4 // times the messages of a batch
@@ -48,7 +48,7 @@ func (r *RocketMQ) Consume(ctx context.Context, handle Handler, check Checker) e
 	}
 	work, cancel := draining(ctx, r.options.DrainTimeout)
 	defer cancel()
-	together := gather.New(r.options.Handlers, r.options.BatchMessages, func(ctx context.Context, deliveries []Delivery) ([]struct{}, error) {
+	together := gather.New(r.options.Handlers, r.options.BatchMessages, r.options.Linger, func(ctx context.Context, deliveries []Delivery) ([]struct{}, error) {
 		return nil, handle(ctx, deliveries)
 	})
 	g := &giver{metrics: r.metrics, log: r.log, handle: func(ctx context.Context, deliveries []Delivery) error {

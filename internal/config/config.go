@@ -154,6 +154,7 @@ type Batch struct {
 // Worker persists batches.
 type Worker struct {
 	MaxMessages   int           `yaml:"max_messages" default:"256" min:"1" max:"1024"` // in one transaction
+	Linger        time.Duration `yaml:"linger" default:"300ms" min:"0s" max:"5s"`      // how long a transaction waits for more messages, unless it is full
 	Handlers      int           `yaml:"handlers" default:"2" min:"1" max:"64"`         // transactions side by side
 	BackoffMin    time.Duration `yaml:"backoff_min" default:"50ms" min:"1ms" max:"1m"`
 	BackoffMax    time.Duration `yaml:"backoff_max" default:"5s" min:"1ms" max:"10m"`

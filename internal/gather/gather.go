@@ -1,28 +1,33 @@
 // Package gather makes joint calls of single ones. Whoever asks while all calls are under
 // way waits, and goes along with everybody who came meanwhile: calls grow with the load,
-// and who comes alone waits for nobody.
+// and who comes alone waits for nobody, or for no longer than a given time.
 package gather
 
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Group answers questions Q with answers A, many in a call.
 type Group[Q, A any] struct {
-	calls int
-	most  int
-	do    func(context.Context, []Q) ([]A, error)
-	under sync.WaitGroup
+	calls  int
+	most   int
+	linger time.Duration
+	do     func(context.Context, []Q) ([]A, error)
+	under  sync.WaitGroup
+	full   chan struct{} // as many questions wait as one call takes
 
 	mu      sync.Mutex
 	waiting []*ask[Q, A]
+	asked   int // questions that wait
 	running int
 }
 
 // ask is what one caller wants to know.
 type ask[Q, A any] struct {
 	ctx       context.Context
+	at        time.Time
 	questions []Q
 	answers   []A
 	err       error
@@ -32,20 +37,27 @@ type ask[Q, A any] struct {
 
 // New makes a group of which do answers up to most questions at a time (more if a single
 // caller has more), with an answer each, or none at all; up to calls of it run side by
-// side. Its context is that of the caller who came last.
-func New[Q, A any](calls, most int, do func(context.Context, []Q) ([]A, error)) *Group[Q, A] {
-	if calls < 1 || most < 1 {
-		panic("BUG: gather.New wants room for one call of one question")
+// side. A call that is not full yet waits until its first question has waited for linger;
+// 0 = for nobody. Its context is that of the caller who came last.
+func New[Q, A any](calls, most int, linger time.Duration, do func(context.Context, []Q) ([]A, error)) *Group[Q, A] {
+	if calls < 1 || most < 1 || linger < 0 {
+		panic("BUG: gather.New wants room for one call of one question, and no time before now")
 	}
-	return &Group[Q, A]{calls: calls, most: most, do: do}
+	return &Group[Q, A]{calls: calls, most: most, linger: linger, do: do, full: make(chan struct{}, 1)}
 }
 
 // Do asks, and returns what the joint call answers to these questions. An error, or a
 // panic, of the call is everybody's. When ctx ends first, the call may still go on.
 func (g *Group[Q, A]) Do(ctx context.Context, questions ...Q) ([]A, error) {
-	a := &ask[Q, A]{ctx: ctx, questions: questions, done: make(chan struct{})}
+	a := &ask[Q, A]{ctx: ctx, at: time.Now(), questions: questions, done: make(chan struct{})}
 	g.mu.Lock()
 	g.waiting = append(g.waiting, a)
+	if g.asked += len(questions); g.asked >= g.most {
+		select {
+		case g.full <- struct{}{}:
+		default:
+		}
+	}
 	if g.running < g.calls {
 		g.running++
 		g.under.Add(1)
@@ -69,8 +81,39 @@ func (g *Group[Q, A]) Wait() { g.under.Wait() }
 // run makes calls until nobody waits.
 func (g *Group[Q, A]) run() {
 	defer g.under.Done()
-	for asks := g.take(); len(asks) > 0; asks = g.take() {
+	for {
+		g.rest()
+		asks := g.take()
+		if len(asks) == 0 {
+			return
+		}
 		g.call(asks)
+	}
+}
+
+// rest waits until those who wait are to be called for.
+func (g *Group[Q, A]) rest() {
+	if g.linger == 0 {
+		return
+	}
+	g.mu.Lock()
+	var wait time.Duration
+	if len(g.waiting) > 0 && g.asked < g.most {
+		wait = g.linger - time.Since(g.waiting[0].at)
+		select {
+		case <-g.full: // of those who have been called for
+		default:
+		}
+	}
+	g.mu.Unlock()
+	if wait <= 0 {
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-g.full:
 	}
 }
 
@@ -83,12 +126,14 @@ func (g *Group[Q, A]) take() (taken []*ask[Q, A]) {
 	for ; n < len(g.waiting); n++ {
 		a := g.waiting[n]
 		if a.ctx.Err() != nil {
+			g.asked -= len(a.questions)
 			continue
 		}
 		if questions > 0 && questions+len(a.questions) > g.most {
 			break
 		}
 		questions += len(a.questions)
+		g.asked -= len(a.questions)
 		taken = append(taken, a)
 	}
 	rest := copy(g.waiting, g.waiting[n:])

@@ -27,7 +27,7 @@ func TestWhoWaitsGoesTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var sizes []int
-		g := gather.New(1, 4, func(ctx context.Context, qs []int) ([]int, error) {
+		g := gather.New(1, 4, 0, func(ctx context.Context, qs []int) ([]int, error) {
 			mu.Lock()
 			sizes = append(sizes, len(qs))
 			mu.Unlock()
@@ -61,7 +61,7 @@ func TestWhoWaitsGoesTogether(t *testing.T) {
 func TestSoManyCallsSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now, peak atomic.Int32
-		g := gather.New(3, 1, func(ctx context.Context, qs []int) ([]int, error) {
+		g := gather.New(3, 1, 0, func(ctx context.Context, qs []int) ([]int, error) {
 			if n := now.Add(1); n > peak.Load() {
 				peak.Store(n)
 			}
@@ -84,7 +84,7 @@ func TestSoManyCallsSideBySide(t *testing.T) {
 func TestWhoHasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked []int
-		g := gather.New(1, 10, func(ctx context.Context, qs []int) ([]int, error) {
+		g := gather.New(1, 10, 0, func(ctx context.Context, qs []int) ([]int, error) {
 			asked = append(asked, qs...)
 			<-time.After(time.Second)
 			return double(ctx, qs)
@@ -113,7 +113,7 @@ func TestWhoHasGone(t *testing.T) {
 func TestAnErrorOrAPanicIsEverybodys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")
-		g := gather.New(1, 10, func(_ context.Context, qs []int) ([]int, error) {
+		g := gather.New(1, 10, 0, func(_ context.Context, qs []int) ([]int, error) {
 			<-time.After(time.Second)
 			switch qs[0] {
 			case 0:
@@ -143,5 +143,52 @@ func TestAnErrorOrAPanicIsEverybodys(t *testing.T) {
 			})
 		}
 		asking.Wait()
+	})
+}
+
+// A call waits for others so long, unless it is full before.
+func TestALingeringCall(t *testing.T) {
+	const linger = 100 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		type call struct {
+			after time.Duration
+			size  int
+		}
+		var mu sync.Mutex
+		var calls []call
+		began := time.Now()
+		g := gather.New(2, 3, linger, func(ctx context.Context, qs []int) ([]int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			calls = append(calls, call{time.Since(began), len(qs)})
+			return double(ctx, qs)
+		})
+		var asking sync.WaitGroup
+		ask := func() {
+			asking.Go(func() {
+				_, err := g.Do(t.Context(), 1)
+				require.NoError(t, err)
+			})
+			synctest.Wait()
+		}
+		ask()
+		<-time.After(linger / 2)
+		ask()
+		asking.Wait()
+		require.Equal(t, []call{{linger, 2}}, calls)
+
+		calls, began = nil, time.Now()
+		for range 3 {
+			ask()
+		}
+		asking.Wait()
+		require.Equal(t, []call{{0, 3}}, calls)
+		g.Wait()
+
+		calls, began = nil, time.Now()
+		ask()
+		asking.Wait()
+		require.Equal(t, []call{{linger, 1}}, calls, "that it was full once is forgotten")
+		g.Wait()
 	})
 }
