@@ -39,7 +39,7 @@ func (su *Suite) Shoppers() int { return su.sized(stormShoppers) }
 const (
 	helloRequests     = 300_000
 	stormShoppers     = 100_000 // for 1,000 units
-	stormPercent      = 1 // units of a hundred shoppers
+	stormPercent      = 1       // units of a hundred shoppers
 	stormSends        = 2
 	acceptShoppers    = 60_000
 	acceptWarmup      = 4_000 // the broker's JVM compiles for some seconds
