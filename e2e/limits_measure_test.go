@@ -20,7 +20,9 @@ import (
 //	go test -tags measure -v -timeout 30m -run TestMeasure ./e2e
 func TestMeasureAThousandReloads(t *testing.T) {
 	const reloads, warm = 1000, 100
-	f := newFolder(t).embedded()
+	f := newFolder(t).realEngines()
+	f.must("migrate")
+	sale := fmt.Sprintf("reloads-%d", time.Now().UnixNano())
 	version := func(i int) func(*limits.Rules) {
 		return func(r *limits.Rules) {
 			r.User.Purchase, r.Gateway.Purchase = wide, limits.Bucket{Rate: float64(1000 + i), Burst: 1000}
@@ -29,11 +31,11 @@ func TestMeasureAThousandReloads(t *testing.T) {
 		}
 	}
 	f.tune(version(0))
-	d := f.start().ready()
-	f.openSale("sale-1", "--total", "1000", "--ends-at", time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	d := f.start("gateway").ready()
+	f.openSale(sale, "--total", "1000", "--ends-at", time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 	tokens := f.tokens(8)
 	r := newRush(t, len(tokens), 5*time.Millisecond, func(s, _ int) purchase {
-		return purchase{gateway: d, sale: "sale-1", token: tokens[s], who: "all"}
+		return purchase{gateway: d, sale: sale, token: tokens[s], who: "all"}
 	})
 	var good, bad float64
 	var slowest time.Duration

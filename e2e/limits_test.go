@@ -209,18 +209,20 @@ func (r *rush) held(who string, limit limits.Bucket) {
 // TestE2ELimitsAreTunedWhileSelling: while shoppers buy, a change of limits.yaml is in force
 // without one request that fails; a broken file changes nothing, and says why.
 func TestE2ELimitsAreTunedWhileSelling(t *testing.T) {
-	f := newFolder(t).embedded()
+	f := newFolder(t).realEngines()
+	f.must("migrate")
+	sale := fmt.Sprintf("live-%d", time.Now().UnixNano())
 	rate := func(rate float64) (limits.Bucket, func(*limits.Rules)) {
 		b := limits.Bucket{Rate: rate, Burst: int(rate) / 2}
 		return b, func(r *limits.Rules) { r.User.Purchase, r.Gateway.Purchase = wide, b }
 	}
 	before, edit := rate(40)
 	f.tune(edit)
-	d := f.start().ready()
-	f.openSale("live", "--total", "1000", "--ends-at", time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	d := f.start("gateway").ready()
+	f.openSale(sale, "--total", "1000", "--ends-at", time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 	tokens := f.tokens(16)
 	r := newRush(t, len(tokens), time.Millisecond, func(s, _ int) purchase {
-		return purchase{gateway: d, sale: "live", token: tokens[s], who: "all"}
+		return purchase{gateway: d, sale: sale, token: tokens[s], who: "all"}
 	})
 	r.reached("all")
 	r.held("all", before)
