@@ -81,19 +81,24 @@ func (l *Ledger) Apply(ctx context.Context, batches []sale.Batch) (applied Appli
 			applied.Skipped = known
 			return applied, nil
 		}
-		if attempt == maxAttempts {
-			return Applied{}, err
-		}
-		switch {
-		case errors.Is(err, errKnownBatch):
+		before := len(work)
+		if errors.Is(err, errKnownBatch) {
 			l.metrics.retried(retryKnownBatch)
-			before := len(work)
+			failed := err
 			if work, err = l.withoutConsumed(ctx, work); err != nil {
 				return Applied{}, err
 			}
 			if known += before - len(work); len(work) == 0 {
 				return Applied{Skipped: known}, nil
 			}
+			err = failed
+		}
+		switch {
+		case len(work) < before:
+			attempt-- // others are quicker, batch by batch: what is left is tried as if for the first time
+		case attempt == maxAttempts:
+			return Applied{}, err
+		case errors.Is(err, errKnownBatch):
 		case errors.Is(err, errUncommon), duplicateKey(err):
 			l.metrics.retried(retryUncommon)
 			apply = l.applyCarefully

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+	"gorm.io/gorm"
 
 	"flashgate/internal/sale"
 )
@@ -396,4 +398,42 @@ func TestConnectionLost(t *testing.T) {
 		require.Equal(t, Applied{Batches: 1, Orders: 2}, r.apply(t, b))
 		r.checkInvariants(t, id)
 	})
+}
+
+// TestOthersAreQuicker: however many of the batches somebody else brings meanwhile, one by
+// one and each just in time, the rest is applied.
+func TestOthersAreQuicker(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, mariadbOptions(t))
+	saleID := r.newSale(t, 100, 2)
+	var batches []sale.Batch
+	for i := range 3 * maxAttempts {
+		batches = append(batches, batch(order(saleID, fmt.Sprint("u", i), "k", 1)))
+	}
+	other, brought := r.another(t), 0
+	const quicker = 2 * maxAttempts
+	pool := beginner{r.pools[0], func() {
+		if brought < quicker {
+			_, err := other.Apply(ctx, batches[brought:brought+1])
+			require.NoError(t, err)
+			brought++
+		}
+	}}
+	r.writes.ConnPool, r.writes.Statement.ConnPool = pool, pool
+	applied, err := r.Apply(ctx, batches)
+	require.NoError(t, err)
+	require.Equal(t, quicker, brought)
+	require.Equal(t, Applied{Batches: len(batches) - quicker, Skipped: quicker, Orders: len(batches) - quicker}, applied)
+	require.Equal(t, int64(len(batches)), r.count(t, "SELECT COUNT(*) FROM orders WHERE sale_id = ?", saleID))
+}
+
+// beginner does something before each transaction.
+type beginner struct {
+	*sql.DB
+	before func()
+}
+
+func (b beginner) BeginTx(ctx context.Context, o *sql.TxOptions) (gorm.ConnPool, error) {
+	b.before()
+	return b.DB.BeginTx(ctx, o)
 }
