@@ -176,10 +176,14 @@ func (r *rush) let(who string) (in, refused int) {
 	return in, refused
 }
 
-// reached waits until someone is refused.
-func (r *rush) reached(who string) {
+// reached waits until someone is refused and what the burst let in is answered, which takes
+// longer than to refuse.
+func (r *rush) reached(who string, limit limits.Bucket) {
 	r.t.Helper()
-	eventually(r.t, waitTimeout, who+" is refused", func() bool { _, refused := r.let(who); return refused > 0 })
+	eventually(r.t, waitTimeout, who+" is refused", func() bool {
+		in, refused := r.let(who)
+		return refused > 0 && in >= limit.Burst
+	})
 }
 
 // stop ends the rush; not one purchase may have failed or been dropped.
@@ -224,7 +228,7 @@ func TestE2ELimitsAreTunedWhileSelling(t *testing.T) {
 	r := newRush(t, len(tokens), time.Millisecond, func(s, _ int) purchase {
 		return purchase{gateway: d, sale: sale, token: tokens[s], who: "all"}
 	})
-	r.reached("all")
+	r.reached("all", before)
 	r.held("all", before)
 
 	reloads := 0.0
@@ -279,7 +283,7 @@ func TestE2EOneUserAndOneAddressAreHeld(t *testing.T) {
 	})
 	var counting sync.WaitGroup
 	for who, limit := range map[string]limits.Bucket{"user": user, "address": address} {
-		r.reached(who)
+		r.reached(who, limit)
 		counting.Go(func() { r.held(who, limit) })
 	}
 	counting.Wait()
@@ -305,7 +309,7 @@ func TestE2EGatewaysKeepALimitTogether(t *testing.T) {
 	r := newRush(t, len(tokens), time.Millisecond, func(s, _ int) purchase {
 		return purchase{gateway: gateways[s%2], sale: sale, token: tokens[s], who: "all"}
 	})
-	r.reached("all")
+	r.reached("all", total)
 	r.held("all", total)
 	for _, g := range gateways {
 		require.NotZero(t, f.metric(g, `flashgate_limits_refusals_total{limit="cluster_purchase"}`))
