@@ -182,7 +182,7 @@ func (g *Gateway) unreadable(ctx *fasthttp.RequestCtx, err error) {
 	if peer, ok := ctx.Conn().(*conn); ok {
 		peer.linger = true
 	}
-	_ = ctx.Conn().SetWriteDeadline(time.Now().Add(g.o.WriteTimeout))
+	_ = ctx.Conn().SetWriteDeadline(time.Now().Add(g.o.WriteTimeout)) // of a connection that is gone: the write fails too
 	if errors.Is(err, fasthttp.ErrBodyTooLarge) && ctx.Request.Header.ContentLength() > g.o.BodyBytes {
 		// The body is the fifth thing to be refused: four come first.
 		g.serve(ctx, true)

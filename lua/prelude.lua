@@ -12,7 +12,8 @@
 -- Numbers are big-endian. Ids have 63 bits and a Lua number holds 53: ids stay
 -- strings of 8 bytes, which are only ever compared.
 
-local NOT_READY = -1 -- the stock key is absent, or now is not the moment: nothing was changed
+local NOT_READY = -1 -- the stock key is absent: nothing was changed
+local LEASED = -2 -- a sold-out lease is held: nothing was changed, ask again when it has lapsed
 local ABSENT, RESERVED, CONFIRMED, SETTLED, VOID, OTHER_EPOCH = 0, 1, 2, 3, 4, 5
 local STATE_OF = { R = RESERVED, C = CONFIRMED, V = VOID }
 local HELD, RETURNED = 'H', 'R'

@@ -2,13 +2,13 @@
 --
 -- KEYS    stock buyers batches pending meta
 -- ARGV    mode (batch orders)*
--- RETURNS {1, settled}, settled one digit a batch, or {-1}
+-- RETURNS {1, settled}, settled one digit a batch, or {-1}, or {-2}
 --
 -- mode remove: a CONFIRMED or RESERVED batch is removed (1); for one that is absent
 -- or VOID nothing is done (0): ask again in mode adopt. orders are empty.
 -- mode adopt: orders are the ledger's active ones. The batch is removed whatever its
 -- state, and an order that has no record gets a HELD one: Redis forgot it. Stock may
--- go below zero. During a sold-out lease -1 if a user would get their first record: the
+-- go below zero. -2 during a sold-out lease, if a user would get their first record: the
 -- batches are owed still.
 
 local stock, buyers, batches, pending, meta = unpack(KEYS)
@@ -18,7 +18,7 @@ if redis.call('EXISTS', stock) == 0 then return { NOT_READY } end
 
 if mode == 'adopt' then
   for i = 3, #ARGV, 2 do
-    if unheard(buyers, meta, ARGV[i]) then return { NOT_READY } end
+    if unheard(buyers, meta, ARGV[i]) then return { LEASED } end
   end
 end
 

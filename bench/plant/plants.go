@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // Plant makes one kind of difference.
@@ -138,15 +137,14 @@ func stuckReservations(ctx context.Context, s *Sale, _ []Order, n int) error {
 		size := min(left, reservedTogether)
 		left -= size
 		batch := idBytes(s.newID())
-		buyers, reserved := make(map[string]string, size), new(strings.Builder)
-		_ = reserved.WriteByte('R') // a Builder takes everything
+		buyers, reserved := make(map[string]string, size), []byte{'R'}
 		for i := range size {
 			user := fmt.Sprintf("stuck-%d-%x", i, batch)
 			entry := "\x00\x01" + idBytes(s.newID()) + "\x01k"
 			buyers[user] = string(held) + entry + batch
-			_, _ = reserved.WriteString(inBatch(user, entry))
+			reserved = append(reserved, inBatch(user, entry)...)
 		}
-		err := errors.Join(s.free(ctx, -size), s.set(ctx, "buyers", buyers), s.set(ctx, "batches", map[string]string{batch: reserved.String()}))
+		err := errors.Join(s.free(ctx, -size), s.set(ctx, "buyers", buyers), s.set(ctx, "batches", map[string]string{batch: string(reserved)}))
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/redis/rueidis"
@@ -137,11 +138,11 @@ func in(orders []Order) string { return list(orders, func(o *Order) int64 { retu
 func inBatches(orders []Order) string { return list(orders, func(o *Order) int64 { return o.Batch }) }
 
 func list(orders []Order, id func(*Order) int64) string {
-	var b strings.Builder
+	ids := make([]string, len(orders))
 	for i := range orders {
-		_, _ = fmt.Fprintf(&b, ",%d", id(&orders[i])) // a Builder takes everything
+		ids[i] = strconv.FormatInt(id(&orders[i]), 10)
 	}
-	return "(" + b.String()[1:] + ")"
+	return "(" + strings.Join(ids, ",") + ")"
 }
 
 func (s *Sale) exec(ctx context.Context, query string, args ...any) error {

@@ -41,7 +41,9 @@ func Hit(p Point) {
 		if kill != "" {
 			hold(p, strings.TrimPrefix(kill, " after "))
 		}
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+			panic(err) // dead by other means
+		}
 		select {} // the signal is on its way
 	}
 	hold(p, action)

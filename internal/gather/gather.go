@@ -5,6 +5,8 @@ package gather
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -31,9 +33,18 @@ type ask[Q, A any] struct {
 	questions []Q
 	answers   []A
 	err       error
-	panicked  any
+	panicked  *Panic
 	done      chan struct{}
 }
+
+// Panic is what the callers of a call that panicked panic with: its own value, and where
+// that was, which their stacks do not show.
+type Panic struct {
+	Value any
+	Stack []byte
+}
+
+func (p *Panic) Error() string { return fmt.Sprintf("%v\n%s", p.Value, p.Stack) }
 
 // New makes a group of which do answers up to most questions at a time (more if a single
 // caller has more), with an answer each, or none at all; up to calls of it run side by
@@ -151,11 +162,12 @@ func (g *Group[Q, A]) call(asks []*ask[Q, A]) {
 		questions = append(questions, a.questions...)
 	}
 	defer func() {
-		v := recover()
+		var panicked *Panic
+		if v := recover(); v != nil {
+			panicked = &Panic{v, debug.Stack()}
+		}
 		for _, a := range asks {
-			if v != nil {
-				a.panicked = v
-			}
+			a.panicked = panicked
 			close(a.done)
 		}
 	}()

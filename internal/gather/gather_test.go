@@ -139,7 +139,13 @@ func TestAnErrorOrAPanicIsEverybodys(t *testing.T) {
 		asking.Wait()
 		for range 2 {
 			asking.Go(func() {
-				require.PanicsWithValue(t, "at the disco", func() { _, _ = g.Do(t.Context(), 2) })
+				defer func() {
+					p, ok := recover().(*gather.Panic)
+					require.True(t, ok)
+					require.Equal(t, "at the disco", p.Value)
+					require.Contains(t, p.Error(), "gather_test.go", "where it was")
+				}()
+				_, _ = g.Do(t.Context(), 2)
 			})
 		}
 		asking.Wait()

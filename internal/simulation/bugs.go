@@ -241,7 +241,7 @@ func (w *world) copyTotal(t *task) {
 	if drift == 0 {
 		return
 	}
-	_ = t.call(callTimeout, func(reply func(error)) {
+	_ = t.call(callTimeout, func(reply func(error)) { // whoever repairs so does not look
 		w.redis.serve(t.p.stale, false, func(m *memory) error {
 			_, err := m.do(0, []string{"INCRBY", "stock", format(drift)})
 			return err

@@ -224,13 +224,13 @@ func (t *task) script(replicated bool, name string, args ...string) (value, erro
 	return result, err
 }
 
-// notLoaded reports whether a reply is, or begins with, NOT_READY. snapshot, which
-// says so of no error, is not asked here.
+// notLoaded reports whether a reply is, or begins with, NOT_READY, or LEASED, which
+// whoever asked does not wait for here. snapshot, which says so of no error, is not asked.
 func notLoaded(v value) bool {
 	if list, ok := v.([]any); ok && len(list) == 1 {
 		v = list[0]
 	}
-	return v == int64(-1)
+	return v == int64(-1) || v == int64(-2)
 }
 
 // read reads the keys of the sale without a script.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/redis/rueidis"
+
 	"flashgate/internal/sale"
 )
 
@@ -55,13 +57,19 @@ func (s *Store) decide(ctx context.Context, sc *script, saleID string, batch sal
 // record, if need be of units that are not there; used by a check-back that finds
 // Redis rebuilt (StateOtherEpoch). A batch that Redis knows, by itself or by a buyer's
 // record, is left as it is. If b is of the sale's present epoch, Redis forgot nothing:
-// it is voided. Idempotent; replicated.
+// it is voided. A sold-out lease is waited for, if a user would get their first record behind
+// it. Idempotent; replicated.
 func (s *Store) Adopt(ctx context.Context, b *sale.Batch) (State, error) {
 	packed, err := packOrders(b.Orders)
 	if err != nil {
 		return StateAbsent, fmt.Errorf("%w: adopt: %w", ErrNotRun, err)
 	}
-	return readState(s.runReplicated(ctx, adoptScript, b.SaleID, packID(b.ID), formatInt(b.Epoch), packed))
+	var code int64
+	err = pastLease(ctx, func() (err error) {
+		code, err = s.runReplicated(ctx, adoptScript, b.SaleID, packID(b.ID), formatInt(b.Epoch), packed)
+		return err
+	})
+	return readState(code, err)
 }
 
 // readState is what a script answered, unless an error makes it worth nothing.
@@ -118,7 +126,11 @@ func (s *Store) settle(ctx context.Context, saleID, mode string, ids []sale.ID, 
 		}
 		args = append(args, packID(id), packed)
 	}
-	_, reply, err := s.runReady(ctx, s.opts.CallTimeout, settleScript, saleID, args...)
+	var reply []rueidis.RedisMessage
+	err := pastLease(ctx, func() (err error) {
+		_, reply, err = s.runReady(ctx, s.opts.CallTimeout, settleScript, saleID, args...)
+		return err
+	})
 	if err != nil {
 		return "", err
 	}

@@ -24,6 +24,9 @@ var (
 	ErrBatchKnown = errors.New("stock: batch id is known already")
 )
 
+// errLeased: a sold-out lease kept an order from being adopted, and nothing was changed.
+var errLeased = fmt.Errorf("%w: a sold-out lease is held", ErrNotRun)
+
 // errDial marks an error from opening a connection: nothing was sent on it.
 var errDial = errors.New("dial")
 

@@ -58,6 +58,9 @@ var (
 // notReady is what every script but load and snapshot returns of a sale not loaded.
 const notReady = -1
 
+// leased is what adopt and settle return while a sold-out lease is held.
+const leased = -2
+
 // command is a call of sc: by its hash, or, after Redis said that it doesn't know it,
 // by its text, which makes it known. (rueidis.Lua would load it to every node each time
 // that it sends several, and has no way to put a WAIT behind it.)
@@ -108,8 +111,11 @@ func readReady(sc *script, message rueidis.RedisMessage) (int64, []rueidis.Redis
 	if err != nil {
 		return 0, nil, malformed(sc.name, message)
 	}
-	if code == notReady {
+	switch code {
+	case notReady:
 		return 0, nil, ErrNotReady
+	case leased:
+		return 0, nil, errLeased
 	}
 	return code, reply[1:], nil
 }
@@ -130,6 +136,8 @@ func readCode(sc *script, message rueidis.RedisMessage) (int64, error) {
 		return 0, malformed(sc.name, message)
 	case code == notReady:
 		return 0, ErrNotReady
+	case code == leased:
+		return 0, errLeased
 	}
 	return code, nil
 }
@@ -161,7 +169,7 @@ func (s *Store) runAndWait(ctx context.Context, sc *script, saleID string, args 
 	began := time.Now()
 	err := s.sendAndWait(ctx, sc, saleID, args, before, read)
 	failed := err
-	if errors.Is(err, ErrNotReady) {
+	if errors.Is(err, ErrNotReady) || errors.Is(err, errLeased) {
 		failed = nil
 	}
 	s.metrics.called(sc, began, failed)

@@ -2,6 +2,7 @@ package stock
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -30,6 +31,28 @@ type BuyersMark struct {
 // shoppers shall see within 200 ms; and a sale that Redis has lost is not filled again
 // before it has.
 const MaxLease = 180 * time.Millisecond
+
+// leaseTries is how often an order is tried to be adopted: after the first refusal no lease
+// is given any more, and the one that is held lapses within MaxLease, or after a failover
+// within twice that.
+const leaseTries = 4
+
+// pastLease does what a sold-out lease may hold up, and again when that can have lapsed.
+func pastLease(ctx context.Context, do func() error) error {
+	for try := 1; ; try++ {
+		err := do()
+		if !errors.Is(err, errLeased) || try == leaseTries {
+			return err
+		}
+		timer := time.NewTimer(MaxLease)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		}
+	}
+}
 
 // The answers of soldout.
 const (

@@ -169,9 +169,10 @@ var soldOutCases = []testCase{
 		require.NoError(t, err, "ann is in every gateway's list")
 		require.Equal(t, StateConfirmed, state)
 		_, err = f.Adopt(t.Context(), unknown)
-		require.ErrorIs(t, err, ErrNotReady)
+		require.ErrorIs(t, err, ErrNotRun)
+		require.NotErrorIs(t, err, ErrNotReady, "which a rebuild would be begun for")
 		settled, err := f.Settle(t.Context(), f.sale.ID, []sale.ID{unknown.ID}, active(unknown))
-		require.ErrorIs(t, err, ErrNotReady)
+		require.ErrorIs(t, err, ErrNotRun)
 		require.Empty(t, settled)
 		require.Empty(t, f.lookup(t, "gus"))
 
@@ -184,6 +185,20 @@ var soldOutCases = []testCase{
 		require.NoError(t, err)
 		require.Equal(t, StateConfirmed, state)
 		require.Len(t, f.lookup(t, "gus"), 1)
+	}},
+	{"an adoption waits for the lease to lapse", func(t *testing.T, f *fixture) {
+		f.emptied(t)
+		f.soldOut(t)
+		adopted, settled := f.batch(f.order("gus", "k", 1)), f.batch(f.order("hal", "k", 1))
+		adopted.Epoch--
+		state, err := f.Adopt(t.Context(), adopted)
+		require.NoError(t, err)
+		require.Equal(t, StateConfirmed, state)
+		f.lasts(t, MaxLease, "")
+		done, err := f.Settle(t.Context(), f.sale.ID, []sale.ID{settled.ID}, active(settled))
+		require.NoError(t, err)
+		require.Equal(t, []sale.ID{settled.ID}, done)
+		require.Len(t, f.lookup(t, "hal"), 1)
 	}},
 	{"a load forgets the lease", func(t *testing.T, f *fixture) {
 		f.emptied(t)

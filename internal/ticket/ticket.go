@@ -97,7 +97,8 @@ func (i *Issuer) Check(ticket []byte, user, saleID string, now time.Time) error 
 }
 
 // sign signs the expiry that s.buf begins with; the result is s's own. The lengths go
-// before the names, so that no two pairs of them sign alike.
+// before the names, so that no two pairs of them sign alike. A hash takes everything: its
+// Write returns no error.
 func (s *signer) sign(user, saleID string) []byte {
 	s.mac.Reset()
 	s.write(purpose)
