@@ -36,6 +36,7 @@ type engine struct {
 	insertIgnore    string                       // insert, skipping rows whose key is there
 	forUpdate       string                       // ends a SELECT that locks its rows
 	useIndex        func(index string) string    // follows a table's name
+	thenJoin        string                       // a join in which the left table is read first
 	bytes           func(s string) any           // a value of a byte string column
 	insertSizes     []int                        // rows in one INSERT, descending to 1
 	// lockMigrate lets one Migrate at a time in.
@@ -55,6 +56,7 @@ var mysqlEngine = engine{
 	insertIgnore: "INSERT IGNORE",
 	forUpdate:    " FOR UPDATE",
 	useIndex:     func(index string) string { return " FORCE INDEX (" + index + ")" },
+	thenJoin:     " STRAIGHT_JOIN ",
 	// Bytes, not a string: a string literal must be valid in the connection's
 	// character set, and an Idempotency-Key may hold any bytes.
 	bytes: func(s string) any { return octets(s) },
@@ -74,6 +76,7 @@ var sqliteEngine = engine{
 	insertIgnore: "INSERT OR IGNORE",
 	forUpdate:    "", // every transaction is the only writer from its first statement
 	useIndex:     func(index string) string { return " INDEXED BY " + index },
+	thenJoin:     " CROSS JOIN ",
 	bytes:        func(s string) any { return s },
 	// The driver's binding is quadratic in the number of values.
 	insertSizes: []int{32, 8, 1},
