@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,12 +50,89 @@ func newListener(ln net.Listener, limit int, response []byte, refused func()) *l
 // conn is a shopper's connection.
 type conn struct {
 	net.Conn
-	owner  *listener
-	addr   netip.Addr // of the peer; the zero Addr when it has none
-	busy   bool       // touched by the connection's own goroutine only
-	linger bool       // likewise
-	once   sync.Once
-	err    error
+	owner *listener
+	addr  netip.Addr // of the peer; the zero Addr when it has none
+	once  sync.Once
+	err   error
+
+	// Touched by the connection's own goroutine only.
+	busy        bool
+	linger      bool
+	read, write deadline
+}
+
+// deadline is one that is moved with every request. The runtime is told of it only when
+// the one it has would be too late: one that is passed too early says so, and is told
+// the right one then, once in many requests.
+type deadline struct {
+	wanted, set time.Time // zero: never
+}
+
+// move reports whether the runtime has to be told.
+func (d *deadline) move(to time.Time) bool {
+	d.wanted = to
+	if !d.set.IsZero() && !to.Before(d.set) {
+		return false
+	}
+	d.set = to
+	return true
+}
+
+// early reports whether err is of a deadline before the one that is wanted, which the
+// runtime has to be told then.
+func (d *deadline) early(err error) bool {
+	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !d.wanted.IsZero() && !time.Now().Before(d.wanted) {
+		return false
+	}
+	d.set = d.wanted
+	return true
+}
+
+// SetReadDeadline is of net.Conn.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if c.read.move(t) {
+		return c.Conn.SetReadDeadline(t)
+	}
+	return nil
+}
+
+// SetWriteDeadline is of net.Conn.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	if c.write.move(t) {
+		return c.Conn.SetWriteDeadline(t)
+	}
+	return nil
+}
+
+// SetDeadline is of net.Conn.
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// Read is of net.Conn.
+func (c *conn) Read(p []byte) (n int, err error) {
+	for {
+		n, err = c.Conn.Read(p)
+		if n > 0 || !c.read.early(err) {
+			return n, err
+		}
+		if err = c.Conn.SetReadDeadline(c.read.set); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// Write is of net.Conn.
+func (c *conn) Write(p []byte) (n int, err error) {
+	for {
+		m, err := c.Conn.Write(p[n:])
+		if n += m; !c.write.early(err) {
+			return n, err
+		}
+		if err = c.Conn.SetWriteDeadline(c.write.set); err != nil {
+			return n, err
+		}
+	}
 }
 
 // Accept waits for a connection within the limit.
@@ -137,7 +216,7 @@ func (c *conn) drain() {
 		return
 	}
 	_ = c.SetReadDeadline(time.Now().Add(lingerMillis * time.Millisecond))
-	_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+	_, _ = io.CopyN(io.Discard, c, lingerBytes)
 }
 
 // track is fasthttp's ConnState hook. A connection is busy from a request's first
