@@ -17,15 +17,17 @@ type Runner interface {
 	Run(ctx context.Context, s *sale.Sale, requests []*purchase.Request)
 }
 
-// batcher turns single requests into batches, per sale. A flusher takes whatever
-// is queued and waits for nothing: while it is away with one batch the next one
-// gathers, so batches grow with the load and a lone request is never held back.
-// What a batch costs the engines hardly depends on its size, so a second flusher
-// comes only for a whole batch that waits, or when the others are slow.
+// batcher turns single requests into batches, per sale. A lone request is taken by a
+// flusher at once; while that is away with one batch the next one gathers, so batches
+// grow with the load. What a batch costs the engines hardly depends on its size, so a
+// second flusher comes only for a whole batch that waits, or when the others are slow;
+// and where many wait when a flusher comes back, those whom it has just answered, and
+// who ask again, are waited for.
 type batcher struct {
 	runner   Runner
 	max      int           // requests in a batch
 	flushers int           // batches under way, a sale
+	linger   time.Duration // how long less than a whole batch may gather after the last, at most
 	patience time.Duration // how long nobody may take what waits before another flusher comes
 	queue    int           // requests waiting, a sale
 	lanesMax int           // sales with a lane
@@ -44,19 +46,20 @@ type batcher struct {
 // lane is the queue of one sale. Its flushers start when there is something to
 // take and end when there is not, so an idle lane costs a few bytes.
 type lane struct {
-	mu       sync.Mutex
-	sale     *sale.Sale // the newest view that a request came with
-	queue    []*purchase.Request
-	head     int // queue[head:] waits
-	flushing int
-	takenAt  time.Time // when a flusher took something last
-	helping  bool      // a look at whether another flusher is needed is due
-	dead     bool      // it takes no more: look for the lane again
+	mu        sync.Mutex
+	sale      *sale.Sale // the newest view that a request came with
+	queue     []*purchase.Request
+	head      int // queue[head:] waits
+	flushing  int
+	takenAt   time.Time // when a flusher took something last
+	gathering bool      // less than a whole batch is taken when the linger is over, and not before
+	helping   bool      // a look at whether another flusher is needed is due
+	dead      bool      // it takes no more: look for the lane again
 }
 
-func newBatcher(runner Runner, batchMax, flushers int, patience time.Duration, queueMax, lanesMax int) *batcher {
+func newBatcher(runner Runner, batchMax, flushers int, linger, patience time.Duration, queueMax, lanesMax int) *batcher {
 	b := &batcher{
-		runner: runner, max: batchMax, flushers: flushers, patience: patience, queue: queueMax, lanesMax: lanesMax,
+		runner: runner, max: batchMax, flushers: flushers, linger: linger, patience: patience, queue: queueMax, lanesMax: lanesMax,
 		lanes: make(map[string]*lane),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -94,12 +97,14 @@ func (b *batcher) push(l *lane, s *sale.Sale, r *purchase.Request) (queued, dead
 	l.sale = s
 	l.queue = append(l.queue, r)
 	b.depth.Add(1)
+	whole := len(l.queue)-l.head >= b.max
 	switch {
-	case l.flushing == 0, l.flushing < b.flushers && len(l.queue)-l.head >= b.max:
+	case l.flushing == b.flushers:
+	case whole, l.flushing == 0 && !l.gathering:
 		l.flushing++
 		b.flying.Add(1)
 		go b.flush(l)
-	case l.flushing < b.flushers && !l.helping:
+	case !l.helping:
 		l.helping = true
 		b.flying.Add(1)
 		time.AfterFunc(b.patience, func() { b.help(l) })
@@ -116,7 +121,21 @@ func (b *batcher) help(l *lane) {
 		time.AfterFunc(b.patience-idle, func() { b.help(l) })
 		l.mu.Unlock()
 		return
-	} else if l.helping = false; waiting == 0 || l.flushing >= b.flushers {
+	}
+	l.helping = false
+	b.join(l)
+}
+
+// gathered becomes the flusher of what has gathered.
+func (b *batcher) gathered(l *lane) {
+	l.mu.Lock()
+	l.gathering = false
+	b.join(l)
+}
+
+// join becomes a flusher of a lane that has work for one more. The lane is locked.
+func (b *batcher) join(l *lane) {
+	if len(l.queue) == l.head || l.flushing >= b.flushers {
 		l.mu.Unlock()
 		b.flying.Done()
 		return
@@ -126,11 +145,41 @@ func (b *batcher) help(l *lane) {
 	b.flush(l)
 }
 
-// take moves the oldest requests into batch. None: the calling flusher has ended.
-func (b *batcher) take(l *lane, batch []*purchase.Request) ([]*purchase.Request, *sale.Sale) {
+// trip is what a flusher comes back from: a batch of so many requests.
+type trip struct {
+	requests int
+	took     time.Duration
+}
+
+// crowdShare: those who wait and those just answered are a crowd, which is waited for, if
+// they are at least this part of a whole batch.
+const crowdShare = 16
+
+// lingers is how long may gather what waits when a flusher comes back. No longer than
+// half of what the flusher was away: engines that are quick do not wait for shoppers.
+func (b *batcher) lingers(waiting int, last trip) time.Duration {
+	if waiting >= b.max || (waiting+last.requests)*crowdShare < b.max {
+		return 0
+	}
+	return min(b.linger, last.took/2)
+}
+
+// take moves the oldest requests into batch. None: the flusher has ended.
+func (b *batcher) take(l *lane, batch []*purchase.Request, last trip) ([]*purchase.Request, *sale.Sale) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	waiting := l.queue[l.head:]
+	if l.gathering && len(waiting) < b.max {
+		l.flushing--
+		return batch, nil
+	}
+	if pause := b.lingers(len(waiting), last); pause > 0 {
+		l.flushing--
+		l.gathering = true
+		b.flying.Add(1)
+		time.AfterFunc(pause, func() { b.gathered(l) })
+		return batch, nil
+	}
 	if len(waiting) == 0 {
 		l.flushing--
 		return batch, nil
@@ -151,12 +200,15 @@ var batches = sync.Pool{New: func() any { return new([]*purchase.Request) }}
 func (b *batcher) flush(l *lane) {
 	defer b.flying.Done()
 	buf := batches.Get().(*[]*purchase.Request)
+	var last trip
 	for {
-		batch, s := b.take(l, (*buf)[:0])
+		batch, s := b.take(l, (*buf)[:0], last)
 		if len(batch) == 0 {
 			break
 		}
+		began := time.Now()
 		b.run(s, batch)
+		last = trip{len(batch), time.Since(began)}
 		clear(batch)
 		*buf = batch
 	}

@@ -27,6 +27,7 @@ func TestBatcher(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		batchMax := rapid.IntRange(1, 9).Draw(t, "batch")
 		flushers := rapid.IntRange(1, 4).Draw(t, "flushers")
+		linger := time.Duration(rapid.IntRange(0, 3).Draw(t, "linger, ms")) * time.Millisecond
 		patience := time.Duration(rapid.IntRange(0, 3).Draw(t, "patience, ms")) * time.Millisecond
 		queueMax := rapid.IntRange(1, 20).Draw(t, "queue")
 		sales := rapid.IntRange(1, 3).Draw(t, "sales")
@@ -71,7 +72,7 @@ func TestBatcher(t *testing.T) {
 			mu.Lock()
 			running[s.ID]--
 			mu.Unlock()
-		}), batchMax, flushers, patience, queueMax, sales)
+		}), batchMax, flushers, linger, patience, queueMax, sales)
 
 		var waiting sync.WaitGroup
 		queued := 0
@@ -118,7 +119,7 @@ func TestBatchesGrow(t *testing.T) {
 		began <- len(q)
 		<-goOn
 		accept(s, q)
-	}), 4, 1, 0, 6, 1)
+	}), 4, 1, 0, 0, 6, 1)
 	s := &sale.Sale{ID: "s"}
 	enqueue := func() bool { return b.enqueue(s, newRequest("s", 1)) }
 	require.True(t, enqueue())
@@ -167,7 +168,7 @@ func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
 			mu.Unlock()
 			<-wait
 			accept(s, q)
-		}), 4, 2, patience, 20, 1)
+		}), 4, 2, 0, patience, 20, 1)
 		s := &sale.Sale{ID: "s"}
 		enqueue := func(n int) {
 			for range n {
@@ -214,6 +215,119 @@ func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
 	})
 }
 
+// Where a crowd was answered, what comes gathers: for the linger, for half of what the
+// last batch took, or until it is a whole batch, whichever is first. A few are taken at once.
+func TestCrowdIsWaitedFor(t *testing.T) {
+	const linger, whole = 5 * time.Millisecond, 32 // and thus a crowd is 2
+	type run struct {
+		after    time.Duration // since the last was answered
+		requests int
+	}
+	for name, test := range map[string]struct {
+		takes  time.Duration // of a run
+		first  int           // requests of the run that they come back from
+		coming []int         // a millisecond after the other, the first after half of one
+		want   []run
+	}{
+		"for the linger":            {time.Second, 10, []int{3, 3, 3, 3, 3, 3, 3}, []run{{linger, 15}}},
+		"for half of the last":      {4 * time.Millisecond, 10, []int{3, 3, 3, 3}, []run{{2 * time.Millisecond, 6}}},
+		"until it is whole":         {time.Second, 10, []int{0, 16, 16, 1}, []run{{2500 * time.Microsecond, whole}}},
+		"nobody comes":              {time.Second, 10, []int{0, 0, 0, 0, 0, 0}, []run{}},
+		"somebody comes afterwards": {time.Second, 10, []int{0, 0, 0, 0, 0, 0, 1}, []run{{6500 * time.Microsecond, 1}}},
+		"one is no crowd":           {time.Second, 1, []int{0, 1}, []run{{1500 * time.Microsecond, 1}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var runs []run
+				var answered time.Time
+				goOn := make(chan struct{})
+				b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+					mu.Lock()
+					runs = append(runs, run{time.Since(answered), len(q)})
+					nth := len(runs)
+					mu.Unlock()
+					switch nth {
+					case 1:
+						<-goOn
+					case 2:
+						<-time.After(test.takes)
+					}
+					accept(s, q)
+				}), whole, 1, linger, time.Hour, 100, 1)
+				s := &sale.Sale{ID: "s"}
+				enqueue := func(n int) {
+					for range n {
+						require.True(t, b.enqueue(s, newRequest("s", 1)))
+					}
+					synctest.Wait()
+				}
+				enqueue(1)
+				enqueue(test.first)
+				close(goOn) // in no time: they are not waited for any longer
+				synctest.Wait()
+				mu.Lock()
+				answered = time.Now().Add(test.takes)
+				mu.Unlock()
+				<-time.After(test.takes)
+				synctest.Wait()
+				<-time.After(time.Millisecond / 2)
+				for _, n := range test.coming {
+					enqueue(n)
+					<-time.After(time.Millisecond)
+				}
+				mu.Lock()
+				require.Equal(t, test.first, runs[1].requests)
+				require.Equal(t, test.want, runs[2:min(len(runs), 3)])
+				mu.Unlock()
+				b.stop(context.Background())
+				require.Zero(t, b.depth.Load())
+			})
+		})
+	}
+}
+
+// While a crowd is waited for, a second flusher that comes back leaves it alone.
+func TestOneFlusherWaitsForTheCrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const linger = 5 * time.Millisecond
+		type run struct {
+			after    time.Duration
+			requests int
+		}
+		var mu sync.Mutex
+		var runs []run
+		began := time.Now()
+		b := newBatcher(runner(func(s *sale.Sale, q []*purchase.Request) {
+			mu.Lock()
+			runs = append(runs, run{time.Since(began), len(q)})
+			nth := len(runs)
+			mu.Unlock()
+			<-time.After(time.Second + time.Duration(nth)*time.Millisecond)
+			accept(s, q)
+		}), 4, 2, linger, time.Hour, 100, 1)
+		s := &sale.Sale{ID: "s"}
+		enqueue := func(n int) {
+			for range n {
+				require.True(t, b.enqueue(s, newRequest("s", 1)))
+			}
+			synctest.Wait()
+		}
+		const first, second = time.Second + time.Millisecond, time.Second + 2*time.Millisecond // when they come back
+		enqueue(1)
+		enqueue(4)
+		enqueue(2)
+		<-time.After(first + linger + time.Millisecond/2)
+		enqueue(1) // comes when the crowd is away
+		<-time.After(second)
+		mu.Lock()
+		require.Equal(t, []run{{0, 1}, {0, 4}, {first + linger, 2}}, runs[:min(len(runs), 3)])
+		require.Greater(t, append(runs, run{after: time.Hour})[3].after, first+second)
+		mu.Unlock()
+		b.stop(context.Background())
+	})
+}
+
 // An idle sale's lane makes room for another's; a busy one's does not.
 func TestLanes(t *testing.T) {
 	began, goOn := make(chan struct{}), make(chan struct{})
@@ -221,7 +335,7 @@ func TestLanes(t *testing.T) {
 		began <- struct{}{}
 		<-goOn
 		accept(s, q)
-	}), 4, 1, 0, 6, 1)
+	}), 4, 1, 0, 0, 6, 1)
 	require.True(t, b.enqueue(&sale.Sale{ID: "a"}, newRequest("a", 1)))
 	<-began
 	r := newRequest("b", 2)
@@ -242,7 +356,7 @@ func TestBatchGetsNewestTerms(t *testing.T) {
 		terms <- s
 		<-goOn
 		accept(s, q)
-	}), 4, 1, 0, 6, 1)
+	}), 4, 1, 0, 0, 6, 1)
 	old, paused := &sale.Sale{ID: "s"}, &sale.Sale{ID: "s", Status: sale.Paused}
 	require.True(t, b.enqueue(old, newRequest("s", 1)))
 	require.Same(t, old, <-terms)
@@ -262,7 +376,7 @@ func TestRunnerPanics(t *testing.T) {
 			panic("BUG: of a test")
 		}
 		accept(s, q)
-	}), 1, 1, 0, 6, 1)
+	}), 1, 1, 0, 0, 6, 1)
 	b.panicked = func(any, []byte) { panics.Add(1) }
 	s := &sale.Sale{ID: "s"}
 	lost := purchase.NewRequest(sale.Order{ID: 1}, time.Now().Add(20*time.Millisecond))
@@ -289,7 +403,7 @@ func TestStop(t *testing.T) {
 				answered.Add(1)
 			}
 		}
-	}), 1, 1, 0, 6, 1)
+	}), 1, 1, 0, 0, 6, 1)
 	s := &sale.Sale{ID: "s"}
 	for i := range 3 {
 		require.True(t, b.enqueue(s, newRequest("s", sale.ID(i+1))))

@@ -103,6 +103,7 @@ type Options struct {
 	ReadsMax        int           // reads of ledger or Redis under way
 	BatchMax        int           // requests in a batch
 	Flushers        int           // batches under way, a sale, at most
+	BatchLinger     time.Duration // for more than a few to gather to a whole batch after the last; at most half of what that took
 	BatchPatience   time.Duration // before another flusher comes for less than a whole batch
 	QueueMax        int           // requests waiting, a sale
 	SalesMax        int           // sales selling at once
@@ -144,6 +145,7 @@ func (o *Options) check() error {
 		{"read wait", o.ReadWait, time.Millisecond, time.Hour},
 		{"replay wait", o.ReplayWait, time.Millisecond, time.Hour},
 		{"drain timeout", o.DrainTimeout, 0, time.Hour},
+		{"batch linger", o.BatchLinger, 0, time.Second},
 		{"batch patience", o.BatchPatience, 0, time.Second},
 		{"sale refresh", o.SaleRefresh, time.Millisecond, time.Second},
 		{"stock refresh", o.StockRefresh, time.Millisecond, 150 * time.Millisecond},
@@ -200,7 +202,7 @@ func New(o Options) (*Gateway, error) {
 		ledger: o.Ledger, stock: o.Stock, log: o.Log, now: o.Now,
 		saleEvery: o.SaleRefresh, stockEvery: o.StockRefresh,
 	}
-	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.BatchPatience, o.QueueMax, o.SalesMax)
+	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.BatchLinger, o.BatchPatience, o.QueueMax, o.SalesMax)
 	g.batcher.panicked = g.panicked
 	g.cutoff = newCutoff(o.Stock, o.CutoffLease, o.CutoffBuyers, o.SalesMax, o.Log)
 	g.orderReads = gather.New(orderReadsAtOnce, orderReadMax, 0, g.readOrders)

@@ -169,7 +169,7 @@ func (p *process) newEdge(l *ledger.Ledger, s *stock.Store, b bus.Bus, holder st
 		Connections: g.Concurrency, HeaderBytes: g.MaxHeaderBytes, BodyBytes: g.MaxBodyBytes,
 		ReadTimeout: g.ReadTimeout, WriteTimeout: g.WriteTimeout, IdleTimeout: g.IdleTimeout,
 		PurchaseTimeout: g.RequestTimeout, ReadWait: g.PollTimeout, ReplayWait: g.ReplayWait, DrainTimeout: g.DrainTimeout,
-		ReadsMax: g.MaxReads, BatchMax: c.Batch.Max, Flushers: c.Batch.Flushers, BatchPatience: c.Batch.Patience, QueueMax: c.Batch.Queue, SalesMax: g.MaxSales,
+		ReadsMax: g.MaxReads, BatchMax: c.Batch.Max, Flushers: c.Batch.Flushers, BatchLinger: c.Batch.Linger, BatchPatience: c.Batch.Patience, QueueMax: c.Batch.Queue, SalesMax: g.MaxSales,
 		SaleRefresh: g.SaleRefresh, StockRefresh: g.StockRefresh, CutoffLease: g.CutoffLease, CutoffBuyers: g.CutoffBuyers,
 		Now: failpoint.Now,
 	})

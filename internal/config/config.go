@@ -140,11 +140,12 @@ type Gateway struct {
 	NodeLease    time.Duration `yaml:"node_lease" default:"1m" min:"5s" max:"24h"`         // of the number in the ids a gateway makes
 }
 
-// Batch is how purchases travel together: what is queued for a sale when a flusher is
-// free goes at once, nothing waits for more.
+// Batch is how purchases travel together: a lone one goes at once, and what comes while
+// a batch is under way gathers for the next.
 type Batch struct {
 	Max            int           `yaml:"max" default:"128" min:"1" max:"1024"`              // purchases in a batch
 	Flushers       int           `yaml:"flushers" default:"4" min:"1" max:"64"`             // batches of a sale under way at once: one more for each whole batch that waits,
+	Linger         time.Duration `yaml:"linger" default:"5ms" min:"0s" max:"1s"`            // how long less than a whole batch gathers after the last, at most half of what that took
 	Patience       time.Duration `yaml:"patience" default:"20ms" min:"0s" max:"1s"`         // or when nothing was taken for so long
 	Queue          int           `yaml:"queue" default:"16384" min:"1" max:"1000000"`       // purchases of a sale that wait; more are refused
 	Hold           time.Duration `yaml:"hold" default:"20s" min:"1s" max:"10m"`             // a reservation's deadline: then the sweeper releases it
