@@ -2,9 +2,13 @@ package limits
 
 import (
 	"context"
+	"encoding/binary"
+	"math"
 	"net/netip"
 	"strconv"
 	"testing"
+	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -69,18 +73,40 @@ func BenchmarkAllowUserParallel(b *testing.B) {
 	})
 }
 
-func BenchmarkNewcomersToFullTable(b *testing.B) {
-	r := generous(b)
-	r.Tracked.Users = 1024
-	l := newLimiter(b, r, Options{})
-	users := make([]string, 1<<16)
-	for i := range users {
-		users[i] = "user-" + strconv.Itoa(i)
+// A storm of a million users a second at whose end a million buckets are not full: each
+// request is a new user's, or one's who has a bucket.
+func BenchmarkTable(b *testing.B) {
+	const users = 1_000_000
+	for name, keys := range map[string]int{"new": math.MaxInt, "known": users} {
+		b.Run(name, func(b *testing.B) {
+			now, size := time.Unix(1_800_000_000, 0), Bucket{Rate: 1, Burst: 20}
+			t, i := newTable(now), 0
+			key := make([]byte, 0, 32)
+			take := func() {
+				now = now.Add(time.Second / users)
+				key = strconv.AppendInt(append(key[:0], "user-"...), int64(i%keys), 10)
+				t.takeString(unsafe.String(&key[0], len(key)), size, users, now)
+				i++
+			}
+			for range users {
+				take()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				take()
+			}
+		})
 	}
-	i := 0
+}
+
+func BenchmarkNewcomersToFullTable(b *testing.B) {
+	now, size := time.Unix(1_800_000_000, 0), Bucket{Rate: 1, Burst: 20}
+	t, key := newTable(now), make([]byte, 8)
+	i := uint64(0)
 	b.ReportAllocs()
 	for b.Loop() {
-		l.AllowUser(Purchase, users[i%len(users)])
+		binary.LittleEndian.PutUint64(key, i)
+		t.takeString(unsafe.String(&key[0], len(key)), size, 1024, now)
 		i++
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,8 +56,8 @@ type Limiter struct {
 	tickets  bool
 	rules    atomic.Pointer[inForce]
 	access   atomic.Pointer[access]
-	address  [classes]*table[netip.Addr]
-	user     [classes]*table[string]
+	address  [classes]*table
+	user     [classes]*table
 	sales    sync.Map // id → *oneSale
 	flow     [classes]*flowRule
 	hotspot  [classes]*hotspotRule
@@ -109,8 +108,7 @@ func New(r *Rules, o Options) (*Limiter, error) {
 		l.log = slog.Default()
 	}
 	for c := range classes {
-		l.address[c] = newTable(func(a netip.Addr) netip.Addr { return a })
-		l.user[c] = newTable(strings.Clone)
+		l.address[c], l.user[c] = newTable(l.now()), newTable(l.now())
 		l.flow[c] = newFlowRule(c.String() + l.suffix)
 		l.hotspot[c] = &hotspotRule{c.String() + "_hotspot" + l.suffix}
 		l.shares[c] = newShare(c, o.Lease)
@@ -160,7 +158,7 @@ func (l *Limiter) AllowAddress(c Class, ip netip.Addr) (retryAfter time.Duration
 		return 0, BlockedAddress, false
 	}
 	r := l.rules.Load()
-	retryAfter, ok = l.address[c].take(client(ip), r.address[c], r.Tracked.Addresses, l.now())
+	retryAfter, ok = l.address[c].takeAddr(client(ip), r.address[c], r.Tracked.Addresses, l.now())
 	if ok {
 		return 0, "", true
 	}
@@ -177,8 +175,8 @@ func client(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// AllowUser takes a token from a user's bucket; see AllowAddress. The string is
-// copied if it is kept.
+// AllowUser takes a token from a user's bucket; see AllowAddress. The string is not
+// kept.
 func (l *Limiter) AllowUser(c Class, user string) (retryAfter time.Duration, limit string, ok bool) {
 	switch blocked, allowed := l.access.Load().user(user); {
 	case allowed:
@@ -188,7 +186,7 @@ func (l *Limiter) AllowUser(c Class, user string) (retryAfter time.Duration, lim
 		return 0, BlockedUser, false
 	}
 	r := l.rules.Load()
-	retryAfter, ok = l.user[c].take(user, r.user[c], r.Tracked.Users, l.now())
+	retryAfter, ok = l.user[c].takeString(user, r.user[c], r.Tracked.Users, l.now())
 	if ok {
 		return 0, "", true
 	}

@@ -30,6 +30,10 @@ func TestUser(t *testing.T) {
 	require.Equal(t, 100*time.Millisecond, after)
 	_, _, ok = l.AllowUser(Purchase, "bob")
 	require.True(t, ok, "another user")
+	tracked := func() float64 {
+		return value(t, registry, "flashgate_limits_tracked_buckets", "limit", "user_purchase")
+	}
+	require.Equal(t, 2.0, tracked())
 	_, _, ok = l.AllowUser(Read, "alice")
 	require.True(t, ok, "another class")
 	after, limit, ok = l.AllowUser(Read, "alice")
@@ -43,7 +47,7 @@ func TestUser(t *testing.T) {
 	require.False(t, ok)
 
 	require.Equal(t, 2.0, value(t, registry, "flashgate_limits_refusals_total", "limit", "user_purchase"))
-	require.Equal(t, 2.0, value(t, registry, "flashgate_limits_tracked_buckets", "limit", "user_purchase"))
+	require.Equal(t, 1.0, tracked(), "bob's bucket is full again")
 	require.Equal(t, 0.0, value(t, registry, "flashgate_limits_shared_bucket_requests_total", "limit", "user_read"))
 }
 

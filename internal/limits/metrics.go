@@ -101,7 +101,7 @@ var (
 	breakerStateDesc = prometheus.NewDesc("flashgate_breaker_state",
 		"The engine's circuit breaker: 0 closed, 1 half-open, 2 open.", []string{"engine"}, nil)
 	trackedDesc = prometheus.NewDesc("flashgate_limits_tracked_buckets",
-		"Addresses and users that have a token bucket.", []string{"limit"}, nil)
+		"Addresses and users whose token bucket is not full.", []string{"limit"}, nil)
 	listedDesc = prometheus.NewDesc("flashgate_limits_access_rules",
 		"Blocks and allowances that operators made and that are in force.", nil, nil)
 	aloneDesc = prometheus.NewDesc("flashgate_limits_cluster_alone",
@@ -133,10 +133,10 @@ func (o observed) Collect(to chan<- prometheus.Metric) {
 		}
 		to <- prometheus.MustNewConstMetric(aloneDesc, prometheus.GaugeValue, alone, limitNames[limitCluster][c])
 		for _, t := range []struct {
-			counts func() (int, int)
-			name   string
-		}{{o.address[c].counts, limitNames[limitAddress][c]}, {o.user[c].counts, limitNames[limitUser][c]}} {
-			keys, shared := t.counts()
+			table *table
+			name  string
+		}{{o.address[c], limitNames[limitAddress][c]}, {o.user[c], limitNames[limitUser][c]}} {
+			keys, shared := t.table.counts(o.now())
 			to <- prometheus.MustNewConstMetric(trackedDesc, prometheus.GaugeValue, float64(keys), t.name)
 			to <- prometheus.MustNewConstMetric(sharedDesc, prometheus.CounterValue, float64(shared), t.name)
 		}

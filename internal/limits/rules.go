@@ -54,7 +54,8 @@ type NamedSale struct {
 	ReadQPS     float64 `yaml:"read_qps" required:"true" min:"1" max:"100000000000"`
 }
 
-// Tracked bounds the memory for keyed buckets, some 300 bytes each, for each class.
+// Tracked is for how many keys there is room, for each class. It takes 32 bytes each, at
+// least 128 KiB, from when they come.
 type Tracked struct {
 	Addresses int `yaml:"addresses" default:"65536" min:"1024" max:"10000000"`
 	Users     int `yaml:"users" default:"131072" min:"1024" max:"10000000"`

@@ -4,7 +4,6 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -119,26 +118,26 @@ func TestOneUserAndOneAddressAreHeld(t *testing.T) {
 // full again makes room, and one token comes back in a moment.
 func TestCyclingThroughAddressesHarmsNobody(t *testing.T) {
 	size, now := Bucket{Rate: 200, Burst: 400}, time.Unix(1_800_000_000, 0)
-	table := newTable(strings.Clone)
+	table := newTable(now)
 	const maxKeys, requests = 16_384, 60_000
 	for range size.Burst {
-		_, ok := table.take("debtor", size, maxKeys, now)
+		_, ok := table.takeString("debtor", size, maxKeys, now)
 		require.True(t, ok)
 	}
 	debtor := 0
 	for i := range requests { // 100,000 a second
 		now = now.Add(10 * time.Microsecond)
-		_, ok := table.take("cycled-"+strconv.Itoa(i), size, maxKeys, now)
+		_, ok := table.takeString("cycled-"+strconv.Itoa(i), size, maxKeys, now)
 		require.True(t, ok, "each address once: within its limit")
 		if i%100 == 0 {
-			_, ok := table.take("new-"+strconv.Itoa(i), size, maxKeys, now)
+			_, ok := table.takeString("new-"+strconv.Itoa(i), size, maxKeys, now)
 			require.True(t, ok)
 		}
-		if _, ok := table.take("debtor", size, maxKeys, now); ok {
+		if _, ok := table.takeString("debtor", size, maxKeys, now); ok {
 			debtor++
 		}
 	}
-	keys, shared := table.counts()
+	keys, shared := table.counts(now)
 	require.LessOrEqual(t, keys, maxKeys)
 	require.Zero(t, shared)
 	require.InDelta(t, size.Rate*requests/100_000, debtor, 2, "no more than comes back")
