@@ -3,6 +3,7 @@ package limits
 import (
 	"hash/maphash"
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ func TestBucketKeepsItsWord(t *testing.T) {
 		size, now := anyBucket().Draw(t, "size"), time.Unix(1_800_000_000, 0)
 		start, granted := now, 0.0
 		l, many := newBucket(size), newTable(now)
-		ask := func() (time.Duration, bool) { return take(l, now) }
+		ask := func() (time.Duration, bool) { return l.take(now) }
 		if rapid.Bool().Draw(t, "in a table") {
 			ask = func() (time.Duration, bool) { return many.takeString("key", size, 1024, now) }
 		}
@@ -53,6 +54,46 @@ func TestBucketKeepsItsWord(t *testing.T) {
 	})
 }
 
+// Requests that read the clock before others, and ask after them, bring no time that
+// passes twice.
+func TestLateRequestsBringNoTokens(t *testing.T) {
+	size, began := Bucket{Rate: 200_000, Burst: 20_000}, time.Unix(1_800_000_000, 0)
+	const asked, seconds = 400_000, 2
+	for _, late := range []time.Duration{0, 20 * time.Microsecond, 5 * time.Millisecond} {
+		one, many, random := newBucket(size), newTable(began), rand.New(rand.NewPCG(1, 2))
+		of := map[string]int{}
+		for i := range asked * seconds {
+			now := began.Add(time.Duration(i) * time.Second / asked)
+			if late > 0 {
+				now = now.Add(-time.Duration(random.Int64N(int64(late))))
+			}
+			if _, ok := one.take(now); ok {
+				of["bucket"]++
+			}
+			if _, ok := many.takeString("key", size, 1024, now); ok {
+				of["table"]++
+			}
+		}
+		for kind, granted := range of {
+			require.InDelta(t, size.Burst+int(size.Rate)*seconds, granted, 50, "%s, up to %s late", kind, late)
+		}
+		require.Len(t, of, 2)
+	}
+}
+
+// A second that has ended does not come again.
+func TestLateRequestsAreCounted(t *testing.T) {
+	p, second := new(pace), time.Unix(1_800_000_000, 0)
+	for range 40 {
+		require.True(t, p.calm(second, 100))
+	}
+	require.True(t, p.calm(second.Add(-time.Nanosecond), 100), "read the clock before its turn")
+	for range 8 {
+		require.True(t, p.calm(second, 100))
+	}
+	require.False(t, p.calm(second, 100), "half of the threshold")
+}
+
 func TestCarryOver(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	spend := func(take func() bool) (n int) {
@@ -76,9 +117,12 @@ func TestCarryOver(t *testing.T) {
 		"to the largest":   {Bucket{10, 20}, 20, Bucket{1, 1e11}, 1000},
 	} {
 		l := newBucket(tc.from)
-		require.True(t, l.AllowN(now, tc.spent))
-		l = carryOver(l, tc.to, now)
-		require.Equal(t, tc.left, spend(func() bool { return l.AllowN(now, 1) }), name)
+		l.spend(tc.spent, now)
+		l = l.carryOver(tc.to, now)
+		require.Equal(t, tc.left, spend(func() bool {
+			_, ok := l.take(now)
+			return ok
+		}), name)
 
 		// A table's bucket, and that which newcomers share, go the same way.
 		in, back := newTable(now.Add(-time.Hour)), time.Hour.Seconds()

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 
 	"flashgate/internal/sale"
 )
@@ -76,7 +75,7 @@ type Limiter struct {
 // inForce is what a request is held against, swapped as a whole.
 type inForce struct {
 	Rules
-	gateway             [classes]*rate.Limiter
+	gateway             [classes]*bucket
 	address, user, sale [classes]Bucket
 	named               map[string]*namedSale
 	hotspot             [classes]float64
@@ -205,7 +204,7 @@ func (l *Limiter) Enter(c Class) (pass Pass, retryAfter time.Duration, limit str
 		kind, retryAfter = limitConcurrency, trafficRetryAfter
 	} else if mine+l.underWay[1-c].Load() > int64(r.System.Concurrency) {
 		kind, retryAfter = limitSystem, trafficRetryAfter
-	} else if retryAfter, ok = take(r.gateway[c], now); !ok {
+	} else if retryAfter, ok = r.gateway[c].take(now); !ok {
 		kind = limitGateway
 	} else if pass.watched, ok = l.systemAllows(&r.System, now); !ok {
 		kind, retryAfter = limitSystem, trafficRetryAfter
@@ -301,10 +300,10 @@ func (l *Limiter) newInForce(r *Rules, old *inForce) *inForce {
 		switch {
 		case old == nil:
 			next.gateway[c] = newBucket(size)
-		case old.gateway[c].Limit() == rate.Limit(size.Rate) && old.gateway[c].Burst() == size.Burst:
+		case old.gateway[c].is(size):
 			next.gateway[c] = old.gateway[c]
 		default:
-			next.gateway[c] = carryOver(old.gateway[c], size, l.now())
+			next.gateway[c] = old.gateway[c].carryOver(size, l.now())
 		}
 	}
 	for id, s := range r.Sales {

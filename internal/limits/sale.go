@@ -8,7 +8,6 @@ import (
 
 	"github.com/alibaba/sentinel-golang/core/base"
 	"github.com/alibaba/sentinel-golang/core/hotspot"
-	"golang.org/x/time/rate"
 )
 
 // oneSale is what a limiter keeps of a sale, for each class. The ids come from the
@@ -16,7 +15,7 @@ import (
 type oneSale [classes]struct {
 	mu     sync.Mutex
 	size   Bucket
-	bucket *rate.Limiter
+	bucket *bucket
 
 	id   any // in the form in which Sentinel takes a parameter
 	pace pace
@@ -73,9 +72,9 @@ func (s *oneSale) take(c Class, size Bucket, now time.Time) (time.Duration, bool
 	case of.bucket == nil:
 		of.bucket, of.size = newBucket(size), size
 	case of.size != size:
-		of.bucket, of.size = carryOver(of.bucket, size, now), size
+		of.bucket, of.size = of.bucket.carryOver(size, now), size
 	}
-	return take(of.bucket, now)
+	return of.bucket.take(now)
 }
 
 // hotspotRule is Sentinel's rule of a class on the sale as a parameter.

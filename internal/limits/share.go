@@ -5,8 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // Lease takes up to want tokens of a bucket that all gateways share, and says how many
@@ -40,10 +38,10 @@ type share struct {
 	name  string
 	lease Lease // nil: Redis is away for good
 	rules atomic.Pointer[shareRules]
-	own   atomic.Pointer[rate.Limiter] // the Nth, while Redis is away; nil otherwise
-	hand  atomic.Int64                 // tokens leased and not spent; below 0, spent on credit
-	short atomic.Bool                  // the last lease was not all granted
-	low   chan struct{}                // wakes the keeper
+	own   atomic.Pointer[bucket] // the Nth, while Redis is away; nil otherwise
+	hand  atomic.Int64           // tokens leased and not spent; below 0, spent on credit
+	short atomic.Bool            // the last lease was not all granted
+	low   chan struct{}          // wakes the keeper
 
 	mu       sync.Mutex // held while own, hand or rules are changed
 	asking   bool
@@ -84,7 +82,7 @@ func (s *share) follow(c *Cluster, size Bucket) {
 	case was == nil:
 		s.own.Store(newBucket(s.part(next))) // until the first lease
 	case own != nil:
-		s.own.Store(carryOver(own, s.part(next), time.Now()))
+		s.own.Store(own.carryOver(s.part(next), time.Now()))
 	}
 	s.rules.Store(next)
 	s.hand.Store(min(s.hand.Load(), next.slice))
@@ -102,7 +100,7 @@ func (s *share) part(r *shareRules) Bucket {
 // take takes one token.
 func (s *share) take(now time.Time) (retryAfter time.Duration, ok bool) {
 	if own := s.own.Load(); own != nil {
-		return take(own, now)
+		return own.take(now)
 	}
 	r := s.rules.Load()
 	if r == nil {
@@ -195,8 +193,9 @@ func (s *share) goAlone() {
 	if r == nil || s.own.Load() != nil {
 		return
 	}
-	own := newBucket(s.part(r))
-	own.AllowN(time.Now(), own.Burst())
+	part := s.part(r)
+	own := newBucket(part)
+	own.spend(part.Burst, time.Now())
 	s.own.Store(own)
 	s.hand.Store(0)
 }

@@ -13,7 +13,6 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/time/rate"
 	"pgregory.net/rapid"
 )
 
@@ -62,13 +61,13 @@ func TestTableDecidesAsRateDoes(t *testing.T) {
 			}
 			if next := size.Draw(t, "another size"); next != of && rapid.IntRange(0, 19).Draw(t, "changes") == 0 {
 				// Which way half a token is rounded is nobody's promise.
-				spent := float64(oracle.Burst()) - oracle.TokensAt(latest)
+				spent := float64(of.Burst) - oracle.tokens.TokensAt(latest)
 				if math.Abs(spent-math.Floor(spent)-0.5) > 1e-3 {
-					of, oracle = next, carryOver(oracle, next, latest)
+					of, oracle = next, oracle.carryOver(next, latest)
 				}
 			}
-			tokens := oracle.TokensAt(latest)
-			wantAfter, want := take(oracle, latest)
+			tokens := oracle.tokens.TokensAt(latest)
+			wantAfter, want := oracle.take(latest)
 			after, ok := table.take(0, of, 1024, at)
 			if ok != want {
 				// A clock's nanosecond and what an age of a year leaves of one are within the tie.
@@ -142,7 +141,7 @@ func TestTableForgetsNobody(t *testing.T) {
 		for i := range hashes {
 			hashes[i] = r.Uint64() / tableShards * tableShards
 		}
-		model := map[uint64]*rate.Limiter{}
+		model := map[uint64]*bucket{}
 		for range 2000 {
 			if r.IntN(500) == 0 {
 				maxKeys = []int{1024, 8192, 10_000, 16_384}[r.IntN(4)]
@@ -156,10 +155,10 @@ func TestTableForgetsNobody(t *testing.T) {
 			if model[hash] == nil {
 				model[hash] = newBucket(size)
 			}
-			if tokens := model[hash].TokensAt(now); math.Abs(tokens-1)/size.Rate < 2e-9 {
+			if tokens := model[hash].tokens.TokensAt(now); math.Abs(tokens-1)/size.Rate < 2e-9 {
 				t.Skip("a tie")
 			}
-			if _, want := take(model[hash], now); ok != want {
+			if _, want := model[hash].take(now); ok != want {
 				t.Fatalf("key %x: %v, want %v", hash, ok, want)
 			}
 		}
