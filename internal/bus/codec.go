@@ -118,6 +118,21 @@ func Decode(body []byte) (*sale.Batch, error) {
 	if !utf8.Valid(body) {
 		return nil, errors.New("decode message: not UTF-8")
 	}
+	b, ok := scanOwn(string(body))
+	if !ok {
+		var err error
+		if b, err = decodeJSON(body); err != nil {
+			return nil, fmt.Errorf("decode message: %w", err)
+		}
+	}
+	if err := validate(b); err != nil {
+		return nil, fmt.Errorf("decode message: %w", err)
+	}
+	return b, nil
+}
+
+// decodeJSON reads a body in whichever form of JSON.
+func decodeJSON(body []byte) (*sale.Batch, error) {
 	var m message
 	if err := json.Unmarshal(body, &m); err != nil {
 		// Another version may not fit this one's fields: then say that.
@@ -125,34 +140,31 @@ func Decode(body []byte) (*sale.Batch, error) {
 			Version int `json:"v"`
 		}
 		if json.Unmarshal(body, &other) != nil || other.Version == bodyVersion {
-			return nil, fmt.Errorf("decode message: %w", err)
+			return nil, err
 		}
 		m.Version = other.Version
 	}
 	if m.Version != bodyVersion {
-		return nil, fmt.Errorf("decode message: version %d, this program reads %d", m.Version, bodyVersion)
+		return nil, fmt.Errorf("version %d, this program reads %d", m.Version, bodyVersion)
 	}
 	if m.Epoch == nil {
-		return nil, errors.New("decode message: epoch is missing")
+		return nil, errors.New("epoch is missing")
 	}
 	b := &sale.Batch{ID: m.BatchID, SaleID: m.SaleID, Epoch: *m.Epoch, Orders: make([]sale.Order, len(m.Orders))}
 	for i := range m.Orders {
 		o := &m.Orders[i]
 		switch {
 		case o.RequestKey == nil:
-			return nil, fmt.Errorf("decode message: order %d: request_key is missing", i)
+			return nil, fmt.Errorf("order %d: request_key is missing", i)
 		case o.AmountCents == nil:
-			return nil, fmt.Errorf("decode message: order %d: amount_cents is missing", i)
+			return nil, fmt.Errorf("order %d: amount_cents is missing", i)
 		case o.CreatedMillis != o.OrderID.Time().UnixMilli():
-			return nil, fmt.Errorf("decode message: order %d: created_ms %d is missing or is not the time in its id", i, o.CreatedMillis)
+			return nil, fmt.Errorf("order %d: created_ms %d is missing or is not the time in its id", i, o.CreatedMillis)
 		}
 		b.Orders[i] = sale.Order{
 			ID: o.OrderID, SaleID: m.SaleID, UserID: o.UserID, RequestKey: *o.RequestKey,
 			Quantity: o.Quantity, AmountCents: *o.AmountCents,
 		}
-	}
-	if err := validate(b); err != nil {
-		return nil, fmt.Errorf("decode message: %w", err)
 	}
 	return b, nil
 }

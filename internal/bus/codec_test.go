@@ -53,6 +53,11 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		b, err := Decode(body)
+		if own, ok := scanOwn(string(body)); ok && utf8.Valid(body) {
+			general, err := decodeJSON(body)
+			require.NoError(t, err)
+			require.Equal(t, general, own, "both ways")
+		}
 		if err != nil {
 			require.Nil(t, b)
 			return
@@ -88,7 +93,35 @@ func TestRoundTrip(t *testing.T) {
 		got, err := Decode(body)
 		require.NoError(t, err)
 		require.Equal(t, b, got)
+		general, err := decodeJSON(body)
+		require.NoError(t, err)
+		require.Equal(t, b, general)
 	})
+}
+
+// Whatever is left out, put in or changed in a body, both ways of reading it agree.
+func TestBothWaysOfReadingAgree(t *testing.T) {
+	body, err := Encode(newBatch(2))
+	require.NoError(t, err)
+	taken := 0
+	for i := range body {
+		for _, piece := range []string{"", "0", "-", "1", `"`, `\`, " ", "\x01", ",", "}", "9999999999999999999", "é"} {
+			for _, skip := range []int{0, 1} {
+				changed := append(append(slices.Clone(body[:i]), piece...), body[i+skip:]...)
+				own, ok := scanOwn(string(changed))
+				if !ok {
+					continue
+				}
+				taken++
+				general, err := decodeJSON(changed)
+				require.NoError(t, err, "%s", changed)
+				require.Equal(t, general, own, "%s", changed)
+			}
+		}
+	}
+	require.Greater(t, taken, 100)
+	_, ok := scanOwn(string(body))
+	require.True(t, ok, "the quick way is taken")
 }
 
 // The body's form is a contract: workers of the next version read it.
