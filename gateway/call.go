@@ -120,10 +120,10 @@ func (g *Gateway) dispatch(c *call, r route, id []byte) refusal {
 	if header := g.o.Limits.ForwardedHeader(c.addr); header != "" {
 		c.addr = g.o.Limits.Client(c.addr, c.ctx.Request.Header.PeekAll(header))
 	}
-	if after, limit, ok := g.o.Limits.AllowAddress(class, c.addr); !ok {
+	if after, limit, ok := g.o.Limits.AllowAddress(class, c.addr, c.began); !ok {
 		return limited(after, limit)
 	}
-	pass, after, limit, ok := g.o.Limits.Enter(class)
+	pass, after, limit, ok := g.o.Limits.Enter(class, c.began)
 	if !ok {
 		return limited(after, limit)
 	}
@@ -153,17 +153,17 @@ func (g *Gateway) allowUser(c *call, class limits.Class) refusal {
 	if g.o.Limits == nil {
 		return refusal{}
 	}
-	if after, limit, ok := g.o.Limits.AllowUser(class, c.user); !ok {
+	if after, limit, ok := g.o.Limits.AllowUser(class, c.user, c.began); !ok {
 		return limited(after, limit)
 	}
 	return refusal{}
 }
 
-func (g *Gateway) allowSale(class limits.Class, l *listing) refusal {
+func (g *Gateway) allowSale(c *call, class limits.Class, l *listing) refusal {
 	if g.o.Limits == nil {
 		return refusal{}
 	}
-	if after, limit, ok := g.o.Limits.AllowSale(class, l.sale.ID); !ok {
+	if after, limit, ok := g.o.Limits.AllowSale(class, l.sale.ID, c.began); !ok {
 		return limited(after, limit)
 	}
 	return refusal{}

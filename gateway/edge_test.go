@@ -390,7 +390,7 @@ type gates struct {
 
 const gateRetry = 2500 * time.Millisecond
 
-func (l *gates) AllowAddress(_ limits.Class, ip netip.Addr) (time.Duration, string, bool) {
+func (l *gates) AllowAddress(_ limits.Class, ip netip.Addr, _ time.Time) (time.Duration, string, bool) {
 	switch {
 	case l.blocked:
 		return 0, limits.BlockedAddress, false
@@ -400,21 +400,21 @@ func (l *gates) AllowAddress(_ limits.Class, ip netip.Addr) (time.Duration, stri
 	return 0, "", true
 }
 
-func (l *gates) AllowUser(limits.Class, string) (time.Duration, string, bool) {
+func (l *gates) AllowUser(limits.Class, string, time.Time) (time.Duration, string, bool) {
 	if l.user {
 		return gateRetry, "user", false
 	}
 	return 0, "", true
 }
 
-func (l *gates) Enter(limits.Class) (limits.Pass, time.Duration, string, bool) {
+func (l *gates) Enter(limits.Class, time.Time) (limits.Pass, time.Duration, string, bool) {
 	if l.gateway {
 		return limits.Pass{}, 0, "gateway", false
 	}
 	return limits.Pass{}, 0, "", true
 }
 
-func (l *gates) AllowSale(limits.Class, string) (time.Duration, string, bool) {
+func (l *gates) AllowSale(limits.Class, string, time.Time) (time.Duration, string, bool) {
 	if l.sale {
 		return gateRetry, "sale", false
 	}
@@ -433,13 +433,19 @@ func (l *gates) TicketRules() (bool, time.Duration) { return l.ticket, 30 * time
 // open are limits that refuse nobody.
 type open struct{}
 
-func (*open) AllowAddress(limits.Class, netip.Addr) (time.Duration, string, bool) { return 0, "", true }
-func (*open) AllowUser(limits.Class, string) (time.Duration, string, bool)        { return 0, "", true }
-func (*open) AllowSale(limits.Class, string) (time.Duration, string, bool)        { return 0, "", true }
-func (*open) ForwardedHeader(netip.Addr) string                                   { return "" }
-func (*open) Client(peer netip.Addr, _ [][]byte) netip.Addr                       { return peer }
-func (*open) TicketRules() (bool, time.Duration)                                  { return false, 0 }
-func (*open) Enter(limits.Class) (limits.Pass, time.Duration, string, bool) {
+func (*open) AllowAddress(limits.Class, netip.Addr, time.Time) (time.Duration, string, bool) {
+	return 0, "", true
+}
+func (*open) AllowUser(limits.Class, string, time.Time) (time.Duration, string, bool) {
+	return 0, "", true
+}
+func (*open) AllowSale(limits.Class, string, time.Time) (time.Duration, string, bool) {
+	return 0, "", true
+}
+func (*open) ForwardedHeader(netip.Addr) string             { return "" }
+func (*open) Client(peer netip.Addr, _ [][]byte) netip.Addr { return peer }
+func (*open) TicketRules() (bool, time.Duration)            { return false, 0 }
+func (*open) Enter(limits.Class, time.Time) (limits.Pass, time.Duration, string, bool) {
 	return limits.Pass{}, 0, "", true
 }
 

@@ -117,7 +117,7 @@ func (g *Gateway) saleRead(c *call) (string, refusal) {
 		return id, no
 	}
 	if l, _ := g.catalog.find([]byte(id)); l != nil {
-		no = g.allowSale(limits.Read, l)
+		no = g.allowSale(c, limits.Read, l)
 	}
 	return id, no
 }

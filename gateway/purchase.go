@@ -42,7 +42,7 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 	if no := g.checkTicket(c, l); no.code != "" {
 		return no
 	}
-	if no := g.allowSale(limits.Purchase, l); no.code != "" {
+	if no := g.allowSale(c, limits.Purchase, l); no.code != "" {
 		return no
 	}
 

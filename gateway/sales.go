@@ -45,7 +45,7 @@ func (g *Gateway) sale(c *call, id []byte) refusal {
 	if no.code != "" {
 		return no
 	}
-	if no := g.allowSale(limits.Read, l); no.code != "" {
+	if no := g.allowSale(c, limits.Read, l); no.code != "" {
 		return no
 	}
 	c.buf = l.append(c.buf[:0], g.o.Now())

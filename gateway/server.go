@@ -40,10 +40,10 @@ type Verifier interface {
 type Limits interface {
 	ForwardedHeader(peer netip.Addr) string
 	Client(peer netip.Addr, values [][]byte) netip.Addr
-	AllowAddress(c limits.Class, ip netip.Addr) (retryAfter time.Duration, limit string, ok bool)
-	AllowUser(c limits.Class, user string) (retryAfter time.Duration, limit string, ok bool)
-	AllowSale(c limits.Class, id string) (retryAfter time.Duration, limit string, ok bool)
-	Enter(c limits.Class) (pass limits.Pass, retryAfter time.Duration, limit string, ok bool)
+	AllowAddress(c limits.Class, ip netip.Addr, now time.Time) (retryAfter time.Duration, limit string, ok bool)
+	AllowUser(c limits.Class, user string, now time.Time) (retryAfter time.Duration, limit string, ok bool)
+	AllowSale(c limits.Class, id string, now time.Time) (retryAfter time.Duration, limit string, ok bool)
+	Enter(c limits.Class, now time.Time) (pass limits.Pass, retryAfter time.Duration, limit string, ok bool)
 	TicketRules() (required bool, ttl time.Duration)
 }
 

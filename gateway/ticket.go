@@ -39,7 +39,7 @@ func (g *Gateway) ticket(c *call, id []byte) refusal {
 	if no := g.allowUser(c, limits.Read); no.code != "" {
 		return no
 	}
-	if no := g.allowSale(limits.Read, l); no.code != "" {
+	if no := g.allowSale(c, limits.Read, l); no.code != "" {
 		return no
 	}
 	now := g.o.Now()

@@ -23,11 +23,11 @@ func TestBlockAndAllow(t *testing.T) {
 	r.Allow = Listed{Users: []string{"probe"}, Addresses: []string{"203.0.113.7", "198.51.100.0/24"}}
 	l := newLimiter(t, r, Options{Now: c.Now})
 	user := func(name string) (limit string) {
-		_, limit, _ = l.AllowUser(Purchase, name)
+		_, limit, _ = l.AllowUser(Purchase, name, l.now())
 		return limit
 	}
 	address := func(text string) (limit string) {
-		_, limit, _ = l.AllowAddress(Purchase, netip.MustParseAddr(text))
+		_, limit, _ = l.AllowAddress(Purchase, netip.MustParseAddr(text), l.now())
 		return limit
 	}
 	require.Equal(t, BlockedUser, user("mallory"))

@@ -45,7 +45,7 @@ func BenchmarkAllowAddress(b *testing.B) {
 	l, ip := newLimiter(b, generous(b), Options{}), netip.MustParseAddr("2001:db8::1")
 	b.ReportAllocs()
 	for b.Loop() {
-		l.AllowAddress(Purchase, ip)
+		l.AllowAddress(Purchase, ip, l.now())
 	}
 }
 
@@ -58,7 +58,7 @@ func BenchmarkAllowUser(b *testing.B) {
 	i := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		l.AllowUser(Purchase, users[i%len(users)])
+		l.AllowUser(Purchase, users[i%len(users)], l.now())
 		i++
 	}
 }
@@ -68,7 +68,7 @@ func BenchmarkAllowUserParallel(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			l.AllowUser(Purchase, "a user")
+			l.AllowUser(Purchase, "a user", l.now())
 		}
 	})
 }
@@ -115,7 +115,7 @@ func BenchmarkEnter(b *testing.B) {
 	l := newLimiter(b, generous(b), Options{})
 	b.ReportAllocs()
 	for b.Loop() {
-		pass, _, _, ok := l.Enter(Purchase)
+		pass, _, _, ok := l.Enter(Purchase, l.now())
 		if !ok {
 			b.Fatal("refused")
 		}

@@ -40,7 +40,7 @@ const ipv6KeyBits = 64
 
 // Options are what a Limiter needs besides its rules; the zero value works.
 type Options struct {
-	Now        func() time.Time      // nil = time.Now; the token buckets' clock
+	Now        func() time.Time      // nil = time.Now; the clock of those who ask
 	Registerer prometheus.Registerer // nil = metrics that nobody sees
 	Log        *slog.Logger          // nil = slog.Default()
 	Lease      Lease                 // nil = a cluster's limit is kept as if Redis were away
@@ -144,10 +144,11 @@ func (l *Limiter) Client(peer netip.Addr, values [][]byte) netip.Addr {
 }
 
 // AllowAddress takes a token from the bucket of a client's address (IPv6: of its
-// /64). When there is none, ok is false, limit names the limit for the answer, logs and
+// /64). now is when the request came: one reading of the clock is enough for all its
+// limits, and late ones are seen to. When there is no token, ok is false, limit names the limit for the answer, logs and
 // metrics, and retryAfter is when the next token is there. Of a blocked address, limit
 // is BlockedAddress: waiting does not help.
-func (l *Limiter) AllowAddress(c Class, ip netip.Addr) (retryAfter time.Duration, limit string, ok bool) {
+func (l *Limiter) AllowAddress(c Class, ip netip.Addr, now time.Time) (retryAfter time.Duration, limit string, ok bool) {
 	ip = ip.Unmap()
 	switch blocked, allowed := l.access.Load().address(ip); {
 	case allowed:
@@ -157,7 +158,7 @@ func (l *Limiter) AllowAddress(c Class, ip netip.Addr) (retryAfter time.Duration
 		return 0, BlockedAddress, false
 	}
 	r := l.rules.Load()
-	retryAfter, ok = l.address[c].takeAddr(client(ip), r.address[c], r.Tracked.Addresses, l.now())
+	retryAfter, ok = l.address[c].takeAddr(client(ip), r.address[c], r.Tracked.Addresses, now)
 	if ok {
 		return 0, "", true
 	}
@@ -176,7 +177,7 @@ func client(ip netip.Addr) netip.Addr {
 
 // AllowUser takes a token from a user's bucket; see AllowAddress. The string is not
 // kept.
-func (l *Limiter) AllowUser(c Class, user string) (retryAfter time.Duration, limit string, ok bool) {
+func (l *Limiter) AllowUser(c Class, user string, now time.Time) (retryAfter time.Duration, limit string, ok bool) {
 	switch blocked, allowed := l.access.Load().user(user); {
 	case allowed:
 		return 0, "", true
@@ -185,7 +186,7 @@ func (l *Limiter) AllowUser(c Class, user string) (retryAfter time.Duration, lim
 		return 0, BlockedUser, false
 	}
 	r := l.rules.Load()
-	retryAfter, ok = l.user[c].takeString(user, r.user[c], r.Tracked.Users, l.now())
+	retryAfter, ok = l.user[c].takeString(user, r.user[c], r.Tracked.Users, now)
 	if ok {
 		return 0, "", true
 	}
@@ -196,8 +197,8 @@ func (l *Limiter) AllowUser(c Class, user string) (retryAfter time.Duration, lim
 // under way, its bucket, the machine's rules, the flow rule, and the share of what all
 // gateways let in. If ok, the request is under way until pass.Exit, which must be
 // called once.
-func (l *Limiter) Enter(c Class) (pass Pass, retryAfter time.Duration, limit string, ok bool) {
-	r, now := l.rules.Load(), l.now()
+func (l *Limiter) Enter(c Class, now time.Time) (pass Pass, retryAfter time.Duration, limit string, ok bool) {
+	r := l.rules.Load()
 	pass = Pass{of: l, class: c}
 	var kind limitKind
 	if mine := l.underWay[c].Add(1); mine > r.concurrency[c] {

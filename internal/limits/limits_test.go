@@ -20,30 +20,30 @@ func TestUser(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	l := newLimiter(t, r, Options{Now: c.Now, Registerer: registry})
 	for range 20 {
-		_, limit, ok := l.AllowUser(Purchase, "alice")
+		_, limit, ok := l.AllowUser(Purchase, "alice", l.now())
 		require.True(t, ok)
 		require.Empty(t, limit)
 	}
-	after, limit, ok := l.AllowUser(Purchase, "alice")
+	after, limit, ok := l.AllowUser(Purchase, "alice", l.now())
 	require.False(t, ok)
 	require.Equal(t, "user_purchase", limit)
 	require.Equal(t, 100*time.Millisecond, after)
-	_, _, ok = l.AllowUser(Purchase, "bob")
+	_, _, ok = l.AllowUser(Purchase, "bob", l.now())
 	require.True(t, ok, "another user")
 	tracked := func() float64 {
 		return value(t, registry, "flashgate_limits_tracked_buckets", "limit", "user_purchase")
 	}
 	require.Equal(t, 2.0, tracked())
-	_, _, ok = l.AllowUser(Read, "alice")
+	_, _, ok = l.AllowUser(Read, "alice", l.now())
 	require.True(t, ok, "another class")
-	after, limit, ok = l.AllowUser(Read, "alice")
+	after, limit, ok = l.AllowUser(Read, "alice", l.now())
 	require.False(t, ok)
 	require.Equal(t, "user_read", limit)
 	require.Equal(t, time.Second, after)
 	c.advance(100 * time.Millisecond)
-	_, _, ok = l.AllowUser(Purchase, "alice")
+	_, _, ok = l.AllowUser(Purchase, "alice", l.now())
 	require.True(t, ok)
-	_, _, ok = l.AllowUser(Purchase, "alice")
+	_, _, ok = l.AllowUser(Purchase, "alice", l.now())
 	require.False(t, ok)
 
 	require.Equal(t, 2.0, value(t, registry, "flashgate_limits_refusals_total", "limit", "user_purchase"))
@@ -59,12 +59,12 @@ func TestUserIsCopied(t *testing.T) {
 	buffer := []byte("alice")
 	for _, name := range []string{"alice", "carol"} {
 		copy(buffer, name)
-		_, _, ok := l.AllowUser(Purchase, unsafe.String(&buffer[0], len(buffer)))
+		_, _, ok := l.AllowUser(Purchase, unsafe.String(&buffer[0], len(buffer)), l.now())
 		require.True(t, ok)
-		_, _, ok = l.AllowUser(Purchase, strings.Clone(name))
+		_, _, ok = l.AllowUser(Purchase, strings.Clone(name), l.now())
 		require.False(t, ok)
 	}
-	_, _, ok := l.AllowUser(Purchase, "alice")
+	_, _, ok := l.AllowUser(Purchase, "alice", l.now())
 	require.False(t, ok, "known under its own name still")
 }
 
@@ -85,21 +85,21 @@ func TestAddress(t *testing.T) {
 	} {
 		c := newClock()
 		l := newLimiter(t, r, Options{Now: c.Now})
-		_, _, ok := l.AllowAddress(Purchase, netip.MustParseAddr(tc.first))
+		_, _, ok := l.AllowAddress(Purchase, netip.MustParseAddr(tc.first), l.now())
 		require.True(t, ok, tc.name)
-		after, limit, ok := l.AllowAddress(Purchase, netip.MustParseAddr(tc.second))
+		after, limit, ok := l.AllowAddress(Purchase, netip.MustParseAddr(tc.second), l.now())
 		require.Equal(t, !tc.same, ok, tc.name)
 		if tc.same {
 			require.Equal(t, "address_purchase", limit)
 			require.Equal(t, time.Second, after)
 		}
-		_, _, ok = l.AllowAddress(Read, netip.MustParseAddr(tc.first))
+		_, _, ok = l.AllowAddress(Read, netip.MustParseAddr(tc.first), l.now())
 		require.True(t, ok, tc.name)
 	}
 	l := newLimiter(t, r, Options{})
-	_, _, ok := l.AllowAddress(Purchase, netip.Addr{})
+	_, _, ok := l.AllowAddress(Purchase, netip.Addr{}, l.now())
 	require.True(t, ok, "an unknown address is one client")
-	_, _, ok = l.AllowAddress(Purchase, netip.Addr{})
+	_, _, ok = l.AllowAddress(Purchase, netip.Addr{}, l.now())
 	require.False(t, ok)
 }
 
@@ -108,16 +108,16 @@ func TestGateway(t *testing.T) {
 	r.Gateway.Purchase = Bucket{2, 3}
 	l := newLimiter(t, r, Options{Now: c.Now})
 	for range 3 {
-		pass, _, _, ok := l.Enter(Purchase)
+		pass, _, _, ok := l.Enter(Purchase, l.now())
 		require.True(t, ok)
 		pass.Exit()
 	}
-	pass, after, limit, ok := l.Enter(Purchase)
+	pass, after, limit, ok := l.Enter(Purchase, l.now())
 	require.False(t, ok)
 	require.Equal(t, "gateway_purchase", limit)
 	require.Equal(t, 500*time.Millisecond, after)
 	pass.Exit() // harmless
-	_, _, _, ok = l.Enter(Read)
+	_, _, _, ok = l.Enter(Read, l.now())
 	require.True(t, ok)
 	require.EqualValues(t, 0, l.underWay[Purchase].Load())
 }
@@ -129,7 +129,7 @@ func TestFlow(t *testing.T) {
 	l := newLimiter(t, r, Options{Registerer: registry})
 	burst := func() (n int) {
 		for range 50 {
-			pass, after, limit, ok := l.Enter(Purchase)
+			pass, after, limit, ok := l.Enter(Purchase, l.now())
 			pass.Exit()
 			if ok {
 				n++
@@ -142,7 +142,7 @@ func TestFlow(t *testing.T) {
 	}
 	require.Equal(t, 10, burst())
 	require.Equal(t, 0, burst())
-	pass, _, _, ok := l.Enter(Read)
+	pass, _, _, ok := l.Enter(Read, l.now())
 	require.True(t, ok)
 	pass.Exit()
 	c.advance(time.Second)
@@ -165,7 +165,7 @@ func TestConcurrency(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 200 {
-				pass, _, limit, ok := l.Enter(Purchase)
+				pass, _, limit, ok := l.Enter(Purchase, l.now())
 				if !ok {
 					refused.Add(1)
 					if limit != "concurrency_purchase" {
@@ -190,17 +190,17 @@ func TestConcurrency(t *testing.T) {
 	held := make([]Pass, 3)
 	for i := range held {
 		var ok bool
-		held[i], _, _, ok = l.Enter(Purchase)
+		held[i], _, _, ok = l.Enter(Purchase, l.now())
 		require.True(t, ok)
 	}
-	_, after, limit, ok := l.Enter(Purchase)
+	_, after, limit, ok := l.Enter(Purchase, l.now())
 	require.False(t, ok)
 	require.Equal(t, "concurrency_purchase", limit)
 	require.Equal(t, time.Second, after)
-	_, _, _, ok = l.Enter(Read)
+	_, _, _, ok = l.Enter(Read, l.now())
 	require.True(t, ok)
 	held[0].Exit()
-	_, _, _, ok = l.Enter(Purchase)
+	_, _, _, ok = l.Enter(Purchase, l.now())
 	require.True(t, ok)
 }
 
@@ -211,13 +211,13 @@ func TestSwap(t *testing.T) {
 	ip := netip.MustParseAddr("192.0.2.1")
 	spend := func() (user, address, gateway int) {
 		for range 100 {
-			if _, _, ok := l.AllowUser(Purchase, "alice"); ok {
+			if _, _, ok := l.AllowUser(Purchase, "alice", l.now()); ok {
 				user++
 			}
-			if _, _, ok := l.AllowAddress(Purchase, ip); ok {
+			if _, _, ok := l.AllowAddress(Purchase, ip, l.now()); ok {
 				address++
 			}
-			if pass, _, _, ok := l.Enter(Purchase); ok {
+			if pass, _, _, ok := l.Enter(Purchase, l.now()); ok {
 				gateway++
 				pass.Exit()
 			}
@@ -259,9 +259,9 @@ func TestSwapUnderLoad(t *testing.T) {
 					return
 				default:
 				}
-				l.AllowUser(Purchase, strconv.Itoa(i*100+n%50))
-				l.AllowAddress(Read, netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}))
-				pass, _, limit, ok := l.Enter(Purchase)
+				l.AllowUser(Purchase, strconv.Itoa(i*100+n%50), l.now())
+				l.AllowAddress(Read, netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), l.now())
+				pass, _, limit, ok := l.Enter(Purchase, l.now())
 				if !ok {
 					t.Error(limit)
 				}
@@ -276,17 +276,17 @@ func TestSwapUnderLoad(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	require.NoError(t, l.Swap(tight))
-	l.AllowUser(Purchase, "zoe")
-	_, _, ok := l.AllowUser(Purchase, "zoe")
+	l.AllowUser(Purchase, "zoe", l.now())
+	_, _, ok := l.AllowUser(Purchase, "zoe", l.now())
 	require.False(t, ok)
 }
 
 func TestLargestValues(t *testing.T) {
 	l := newLimiter(t, generous(t), Options{})
 	for range 10_000 {
-		_, _, ok := l.AllowUser(Purchase, "alice")
+		_, _, ok := l.AllowUser(Purchase, "alice", l.now())
 		require.True(t, ok)
-		pass, _, _, ok := l.Enter(Purchase)
+		pass, _, _, ok := l.Enter(Purchase, l.now())
 		require.True(t, ok)
 		pass.Exit()
 	}
@@ -294,10 +294,10 @@ func TestLargestValues(t *testing.T) {
 
 func TestAllowPathDoesNotAllocate(t *testing.T) {
 	l, ip := newLimiter(t, generous(t), Options{}), netip.MustParseAddr("2001:db8::1")
-	require.Zero(t, testing.AllocsPerRun(1000, func() { l.AllowAddress(Purchase, ip) }))
-	require.Zero(t, testing.AllocsPerRun(1000, func() { l.AllowUser(Purchase, "alice") }))
+	require.Zero(t, testing.AllocsPerRun(1000, func() { l.AllowAddress(Purchase, ip, l.now()) }))
+	require.Zero(t, testing.AllocsPerRun(1000, func() { l.AllowUser(Purchase, "alice", l.now()) }))
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		pass, _, _, _ := l.Enter(Purchase)
+		pass, _, _, _ := l.Enter(Purchase, l.now())
 		pass.Exit()
 	}))
 }

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 // TestMain sees that nothing runs on.
 func TestSentinelKeepsToItself(t *testing.T) {
 	l := newLimiter(t, shipped(t), Options{})
-	pass, _, _, ok := l.Enter(Purchase)
+	pass, _, _, ok := l.Enter(Purchase, l.now())
 	require.True(t, ok)
 	pass.Exit()
 	require.NoError(t, l.Breaker(Redis, isDown).Do(t.Context(), func(context.Context) error { return nil }))

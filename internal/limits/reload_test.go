@@ -57,11 +57,11 @@ func TestAThousandReloads(t *testing.T) {
 	for range 2 {
 		load.Go(func() {
 			for range requests {
-				pass, _, limit, ok := l.Enter(Purchase)
-				if _, by, fine := l.AllowUser(Purchase, "alice"); !fine {
+				pass, _, limit, ok := l.Enter(Purchase, l.now())
+				if _, by, fine := l.AllowUser(Purchase, "alice", l.now()); !fine {
 					ok, limit = false, by
 				}
-				if _, by, fine := l.AllowSale(Purchase, "sale-1"); !fine {
+				if _, by, fine := l.AllowSale(Purchase, "sale-1", l.now()); !fine {
 					ok, limit = false, by
 				}
 				if !ok {

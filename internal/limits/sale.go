@@ -42,8 +42,8 @@ func (l *Limiter) saleOf(id string) *oneSale {
 
 // AllowSale asks the limits of one sale: its bucket, its flow rule if the file names
 // it, and the hotspot rule. id is of a published sale and is kept; see AllowAddress.
-func (l *Limiter) AllowSale(c Class, id string) (retryAfter time.Duration, limit string, ok bool) {
-	r, now := l.rules.Load(), l.now()
+func (l *Limiter) AllowSale(c Class, id string, now time.Time) (retryAfter time.Duration, limit string, ok bool) {
+	r := l.rules.Load()
 	size, qps := r.sale[c], r.hotspot[c]
 	var named *namedSale
 	if len(r.named) > 0 {

@@ -15,7 +15,7 @@ import (
 // refused the last of the others.
 func letIn(l *Limiter, c Class, id string, n int) (in int, by string, after time.Duration) {
 	for range n {
-		if retry, limit, ok := l.AllowSale(c, id); ok {
+		if retry, limit, ok := l.AllowSale(c, id, l.now()); ok {
 			in++
 		} else {
 			by, after = limit, retry
@@ -86,18 +86,18 @@ func TestOneUserAndOneAddressAreHeld(t *testing.T) {
 	var greedy, crowd, crowdRefused, others int
 	for i := range seconds * 1000 {
 		c.advance(time.Millisecond)
-		if _, _, ok := l.AllowUser(Purchase, "greedy"); ok {
+		if _, _, ok := l.AllowUser(Purchase, "greedy", l.now()); ok {
 			greedy++
 		}
 		// 10,000 users, each once, from one address.
-		if _, _, ok := l.AllowAddress(Purchase, shared); !ok {
+		if _, _, ok := l.AllowAddress(Purchase, shared, l.now()); !ok {
 			crowdRefused++
-		} else if _, _, ok := l.AllowUser(Purchase, "crowd-"+strconv.Itoa(i)); ok {
+		} else if _, _, ok := l.AllowUser(Purchase, "crowd-"+strconv.Itoa(i), l.now()); ok {
 			crowd++
 		}
 		// Others come from elsewhere.
-		if _, _, ok := l.AllowAddress(Purchase, netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})); ok {
-			if _, _, ok := l.AllowUser(Purchase, "other-"+strconv.Itoa(i%1000)); ok {
+		if _, _, ok := l.AllowAddress(Purchase, netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), l.now()); ok {
+			if _, _, ok := l.AllowUser(Purchase, "other-"+strconv.Itoa(i%1000), l.now()); ok {
 				others++
 			}
 		}
@@ -159,11 +159,11 @@ func chain(t testing.TB) (*Limiter, func()) {
 		if l.ForwardedHeader(peer) != "" {
 			client = l.Client(peer, values)
 		}
-		_, _, ok := l.AllowAddress(Purchase, client)
-		pass, _, limit, entered := l.Enter(Purchase)
-		_, _, user := l.AllowUser(Purchase, "alice")
+		_, _, ok := l.AllowAddress(Purchase, client, l.now())
+		pass, _, limit, entered := l.Enter(Purchase, l.now())
+		_, _, user := l.AllowUser(Purchase, "alice", l.now())
 		required, _ := l.TicketRules()
-		_, _, sold := l.AllowSale(Purchase, id)
+		_, _, sold := l.AllowSale(Purchase, id, l.now())
 		pass.Exit()
 		if !ok || !entered || !user || !sold || required {
 			t.Error("refused", limit)

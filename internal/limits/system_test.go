@@ -12,7 +12,7 @@ import (
 // last of the others.
 func enter(l *Limiter, c Class, n int) (in int, by string) {
 	for range n {
-		pass, _, limit, ok := l.Enter(c)
+		pass, _, limit, ok := l.Enter(c, l.now())
 		pass.Exit()
 		if ok {
 			in++
@@ -44,7 +44,7 @@ func TestSystemConcurrency(t *testing.T) {
 	l := newLimiter(t, r, Options{})
 	var held []Pass
 	for i := range 5 {
-		pass, _, _, ok := l.Enter(Class(i % 2))
+		pass, _, _, ok := l.Enter(Class(i%2), l.now())
 		require.True(t, ok)
 		held = append(held, pass)
 	}
@@ -67,7 +67,7 @@ func TestLoad(t *testing.T) {
 	underWay := func() (n int, by string) {
 		var held []Pass
 		for range 100 {
-			pass, _, limit, ok := l.Enter(Purchase)
+			pass, _, limit, ok := l.Enter(Purchase, l.now())
 			if !ok {
 				by = limit
 				break
@@ -84,10 +84,10 @@ func TestLoad(t *testing.T) {
 	require.Equal(t, 100, n)
 	system_metric.SetSystemLoad(3)
 	for range 40 { // 20 a second that take 100 ms each: two under way
-		pass, _, _, ok := l.Enter(Purchase)
+		pass, _, _, ok := l.Enter(Purchase, l.now())
 		require.True(t, ok, "watched, and below the load")
 		c.advance(50 * time.Millisecond)
-		second, _, _, ok := l.Enter(Purchase)
+		second, _, _, ok := l.Enter(Purchase, l.now())
 		require.True(t, ok)
 		c.advance(50 * time.Millisecond)
 		pass.Exit()

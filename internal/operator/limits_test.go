@@ -46,11 +46,11 @@ func TestAccessReachesEveryGateway(t *testing.T) {
 			}
 		}
 		mallory := func(l *limits.Limiter) string {
-			_, limit, _ := l.AllowUser(limits.Purchase, "mallory")
+			_, limit, _ := l.AllowUser(limits.Purchase, "mallory", time.Now())
 			return limit
 		}
 		network := func(l *limits.Limiter) string {
-			_, limit, _ := l.AllowAddress(limits.Read, netip.MustParseAddr("203.0.113.77"))
+			_, limit, _ := l.AllowAddress(limits.Read, netip.MustParseAddr("203.0.113.77"), time.Now())
 			return limit
 		}
 
