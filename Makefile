@@ -15,7 +15,7 @@ VEGETA      := $(TOOLS)/vegeta-$(VEGETA_VERSION)
 LOCAL := go run ./deploy/local
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt-check vet lint vuln race bench bench-scale bench-k6 bench-vegeta e2e up down install
+.PHONY: help run test check fmt-check vet lint vuln race bench bench-scale bench-k6 bench-vegeta profile e2e up down install
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-k6: $(K6) ## the k6 scripts (opening second, storm, soak), each with an au
 
 bench-vegeta: $(VEGETA) ## a vegeta attack with a plot, and an audit
 	go run ./bench vegeta --vegeta $(VEGETA)
+
+profile: ## where the processor goes under load, for the compiler: deploy/flashgate.pgo
+	go run ./bench profile --start auto
 
 # SEED= plays one round of faults again, ROUNDS= so many, KINDS= draws from some kinds only.
 # One package at a time, or nothing is printed before all is over.

@@ -54,7 +54,7 @@ names, as flashgate itself does.`,
 		}
 		root.AddCommand(commands...)
 	}
-	group("whole", allCommand(), compareCommand(), scaleCommand(), limitsCommand())
+	group("whole", allCommand(), compareCommand(), scaleCommand(), limitsCommand(), profileCommand())
 	group("scenario", helloCommand(), stormCommand(), acceptCommand(), duplicatesCommand(), mixedCommand(),
 		hotCommand(), manyCommand(), compareBatchCommand())
 	group("repair", reconcileCommand(), lagCommand(), driftCommand(), rebuildCommand())

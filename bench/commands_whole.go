@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/pprof/profile"
 	"github.com/spf13/cobra"
 
 	"flashgate/bench/load"
@@ -181,6 +182,54 @@ sold before. An empty list leaves a thing out. No point begins after --limit.`,
 	loadFlags(o, cmd)
 	systemFlags(o, cmd, system.StartAuto)
 	return cmd
+}
+
+func profileCommand() *cobra.Command {
+	o, pr, file := &system.Options{}, &scenario.Profile{}, ""
+	cmd := &cobra.Command{
+		Use:   "profile",
+		Short: "Where the daemons' processor goes, for the compiler",
+		Long: `Runs accept and storm, takes the processor profile of every daemon beside them, and
+writes them all as one to --out, with which flashgate is built for production
+(go build -pgo=...) and by this driver. Worth doing again when the way of a purchase
+has changed.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return prepared(o, cmd, pr.Shoppers, func(p *load.Progress) (err error) {
+				if o.Start == system.StartNone {
+					return errors.New("profile starts the processes itself: --start daemons, embedded or auto")
+				}
+				taken, rep, err := pr.Run(cmd.Context(), o, p)
+				if err != nil {
+					return finish(o, cmd.OutOrStdout(), rep, err)
+				}
+				f, err := os.Create(file)
+				if err != nil {
+					return err
+				}
+				defer func() { err = errors.Join(err, f.Close()) }()
+				if err := taken.Write(f); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s of processor time\n", file, time.Duration(spent(taken)).Round(time.Second))
+				return err
+			})
+		},
+	}
+	cmd.Flags().IntVar(&pr.Shoppers, "shoppers", 400_000, "of the storm; half as many all buy")
+	cmd.Flags().DurationVar(&pr.Length, "length", 15*time.Second, "of each profile; a run that is over sooner is waited out")
+	cmd.Flags().StringVar(&file, "out", system.ProfileFile, "the file to write")
+	loadFlags(o, cmd)
+	systemFlags(o, cmd, system.StartAuto)
+	return cmd
+}
+
+// spent is the processor time in a profile, in nanoseconds.
+func spent(p *profile.Profile) (nanos int64) {
+	for _, s := range p.Sample {
+		nanos += s.Value[len(s.Value)-1]
+	}
+	return nanos
 }
 
 func limitsCommand() *cobra.Command {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/google/pprof/profile"
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/config"
@@ -234,6 +235,12 @@ func TestImage(t *testing.T) {
 	require.True(t, ok, "the last stage is empty")
 	require.NotContains(t, last, "\nFROM ")
 	require.Contains(t, text, "CGO_ENABLED=0 go build ")
+	// The compiler's profile is there, and in what the build sees.
+	m := regexp.MustCompile(` -pgo=(\S+) `).FindStringSubmatch(text)
+	require.NotNil(t, m)
+	_, err := profile.ParseData([]byte(read(t, "../"+m[1])))
+	require.NoError(t, err)
+	require.Contains(t, strings.Fields(read(t, "../.dockerignore")), "!"+m[1])
 	require.Regexp(t, `(?m)^USER [1-9]\d+:[1-9]\d+$`, last)
 	require.Contains(t, last, `ENTRYPOINT ["/flashgate"]`)
 	for _, secret := range []string{".git", ".run", "data", "deploy"} {

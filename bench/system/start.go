@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -253,7 +254,11 @@ func (s *System) start(ctx context.Context, o *Options, batchMax string) error {
 			args = []string{strings.TrimRight(role, "-0123456789")}
 		}
 		args = append(args, "--config", s.Config, "--listen", addrs[2*n], "--operators-listen", addrs[2*n+1])
-		d, err := startDaemon(s.command, args, s.own.env(), s.Dir, role, addrs[2*n], addrs[2*n+1])
+		env := s.own.env()
+		if strings.HasPrefix(role, "gateway") {
+			env = append(shareOfCores(o.GatewayCount), env...) // what the environment says comes later, and counts
+		}
+		d, err := startDaemon(s.command, args, env, s.Dir, role, addrs[2*n], addrs[2*n+1])
 		if err != nil {
 			return err
 		}
@@ -268,6 +273,13 @@ func (s *System) start(ctx context.Context, o *Options, batchMax string) error {
 		}
 	}
 	return nil
+}
+
+// shareOfCores gives each of the gateways on this machine its part of the cores, as
+// docs/operations.md tells operators to: each of them on all cores only gets in the way of
+// the others.
+func shareOfCores(gateways int) []string {
+	return []string{fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/gateways))}
 }
 
 // Watch watches the driver, the processes that it started, and the real engines of
@@ -295,10 +307,18 @@ func (s *System) SignalWorkers(sig syscall.Signal) error {
 	return nil
 }
 
-// Build builds the program of this module into dir.
+// ProfileFile is what the compiler is told of where the time goes, in the module's folder.
+const ProfileFile = "deploy/flashgate.pgo"
+
+// Build builds the program of this module into dir, as for production.
 func Build(ctx context.Context, dir string) (string, error) {
+	module, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "flashgate").Output()
+	if err != nil {
+		return "", fmt.Errorf("building flashgate: not in its module: %w", err)
+	}
 	command := filepath.Join(dir, "flashgate")
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", command, "flashgate").CombinedOutput()
+	pgo := "-pgo=" + filepath.Join(strings.TrimSpace(string(module)), ProfileFile)
+	out, err := exec.CommandContext(ctx, "go", "build", pgo, "-o", command, "flashgate").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building flashgate: %w\n%s", err, tail(out))
 	}
