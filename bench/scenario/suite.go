@@ -42,7 +42,8 @@ const (
 	stormPercent      = 1       // units of a hundred shoppers
 	stormSends        = 2
 	acceptShoppers    = 60_000
-	acceptWarmup      = 4_000 // the broker's JVM compiles for some seconds
+	acceptWarmup      = 20_000 // the broker's JVM compiles for some seconds
+	singleWarmup      = 1_000
 	singleShoppers    = 10_000
 	duplicateShoppers = 12_000
 	duplicateSends    = 5
@@ -103,7 +104,7 @@ func (su *Suite) Run(ctx context.Context, o *system.Options, p *load.Progress) (
 			return rep, err
 		}
 		err = su.on(ctx, o, p, "1", rep,
-			&Accept{Name: singleName, Shoppers: su.sized(singleShoppers), Sales: 1, Warmup: warmup / 4})
+			&Accept{Name: singleName, Shoppers: su.sized(singleShoppers), Sales: 1, Warmup: su.sized(singleWarmup)})
 		if err != nil {
 			return rep, err
 		}

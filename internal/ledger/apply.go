@@ -195,24 +195,37 @@ func (l *Ledger) terms(ctx context.Context, work []*sale.Batch) (map[string]term
 	return found, nil
 }
 
+func ordersOf(work []*sale.Batch) (n int) {
+	for _, b := range work {
+		n += len(b.Orders)
+	}
+	return n
+}
+
+// buyer is who has orders in a call of Apply, and of which sale.
+type buyer struct{ sale, user string }
+
+// bought is what a buyer has in it.
+type bought struct{ orders, units int }
+
+func buyersOf(work []*sale.Batch) map[buyer]bought {
+	buyers := make(map[buyer]bought, ordersOf(work))
+	for _, b := range work {
+		for i := range b.Orders {
+			who := buyer{b.SaleID, b.Orders[i].UserID}
+			has := buyers[who]
+			buyers[who] = bought{has.orders + 1, has.units + b.Orders[i].Quantity}
+		}
+	}
+	return buyers
+}
+
 // plain reports whether the batches hold the limits among themselves. Keys that come
 // twice are left to the unique key.
 func plain(work []*sale.Batch, terms map[string]terms) bool {
-	units := make(map[string]map[string]int, len(terms)) // sale → user → units
-	for _, b := range work {
-		users := units[b.SaleID]
-		if users == nil {
-			users = make(map[string]int, len(work)*len(b.Orders))
-			units[b.SaleID] = users
-		}
-		limit := terms[b.SaleID].PerUserLimit
-		for i := range b.Orders {
-			o := &b.Orders[i]
-			n := users[o.UserID] + o.Quantity
-			if n > limit {
-				return false
-			}
-			users[o.UserID] = n
+	for who, has := range buyersOf(work) {
+		if has.units > terms[who.sale].PerUserLimit {
+			return false
 		}
 	}
 	return true
@@ -224,7 +237,8 @@ func (l *Ledger) applyPlainly(ctx context.Context, tx *gorm.DB, work []*sale.Bat
 	if err := w.consume(ctx, work); err != nil {
 		return Applied{}, err
 	}
-	rows, orders := make([]orderRow, 0, 64*len(work)), 0
+	orders := ordersOf(work)
+	rows := make([]orderRow, 0, orders)
 	logs := make([]lockedUnits, 0, len(work))
 	units := make(map[string]int64, len(terms))
 	for _, b := range work {
@@ -234,7 +248,6 @@ func (l *Ledger) applyPlainly(ctx context.Context, tx *gorm.DB, work []*sale.Bat
 		n := b.Units()
 		logs = append(logs, lockedUnits{b, n})
 		units[b.SaleID] += n
-		orders += len(b.Orders)
 	}
 	if err := w.insertOrders(ctx, rows); err != nil {
 		return Applied{}, err
@@ -253,14 +266,13 @@ func (l *Ledger) applyPlainly(ctx context.Context, tx *gorm.DB, work []*sale.Bat
 	// From here on this transaction has the locks: what other workers have of these
 	// sales is either committed, and seen by the next statement, or waits to look
 	// after us. Keys need no second look, the unique key has them.
+	if others, err := w.haveOthers(ctx, work); err != nil {
+		return Applied{}, err
+	} else if !others {
+		return Applied{Batches: len(work), Orders: orders}, nil // within the limits by the batches alone, see plain
+	}
 	for id := range units {
-		batches, users := batchesOf(id, work)
-		if others, err := w.haveOthers(ctx, id, batches, users); err != nil {
-			return Applied{}, err
-		} else if !others {
-			continue // each of them is within the limit by the batches alone, see plain
-		}
-		if over, err := w.anyOverLimit(ctx, id, terms[id].PerUserLimit, batches); err != nil {
+		if over, err := w.anyOverLimit(ctx, id, terms[id].PerUserLimit, work); err != nil {
 			return Applied{}, err
 		} else if over {
 			return Applied{}, errUncommon
@@ -269,47 +281,42 @@ func (l *Ledger) applyPlainly(ctx context.Context, tx *gorm.DB, work []*sale.Bat
 	return Applied{Batches: len(work), Orders: orders}, nil
 }
 
-// haveOthers looks whether a user of the batches has any order of the sale that is not
+// haveOthers looks whether a buyer of the batches has any order of the sale that is not
 // of the batches. For that it counts in an index, which costs half of what the look at
-// their units does, and of most users there is nothing else to be seen: of each user it
-// counts all orders once for each of ours.
-func (w *writer) haveOthers(ctx context.Context, saleID string, batches []sale.ID, users map[string]int) (bool, error) {
+// their units does, and of most there is nothing else to be seen: of each buyer it counts
+// all orders once for each of ours.
+func (w *writer) haveOthers(ctx context.Context, work []*sale.Batch) (bool, error) {
 	expected, counted := 0, 0
-	for _, ours := range users {
-		expected += ours * ours
+	for _, has := range buyersOf(work) {
+		expected += has.orders * has.orders
 	}
-	err := eachSlice(batches, func(args []any) error {
+	ids := make([]sale.ID, len(work))
+	for i, b := range work {
+		ids[i] = b.ID
+	}
+	err := eachSlice(ids, func(args []any) error {
 		query := "SELECT COUNT(*) FROM orders AS ours" + w.engine.useIndex("orders_batch") + w.engine.thenJoin +
-			"orders AS o" + w.engine.useIndex("orders_key") + " ON o.sale_id = ? AND o.user_id = ours.user_id" +
+			"orders AS o" + w.engine.useIndex("orders_key") + " ON o.sale_id = ours.sale_id AND o.user_id = ours.user_id" +
 			" WHERE ours.batch_id IN " + in(len(args))
 		var n int
-		err := w.tx.Raw(query, append([]any{w.engine.bytes(saleID)}, args...)...).Find(&n).Error
+		err := w.tx.Raw(query, args...).Find(&n).Error
 		counted += n
 		return err
 	})
 	return counted != expected, err
 }
 
-// batchesOf is the ids of the batches of a sale, and how many orders each user has in them.
-func batchesOf(saleID string, work []*sale.Batch) (ids []sale.ID, users map[string]int) {
-	users = make(map[string]int, 64*len(work))
-	for _, b := range work {
-		if b.SaleID != saleID {
-			continue
-		}
-		ids = append(ids, b.ID)
-		for i := range b.Orders {
-			users[b.Orders[i].UserID]++
-		}
-	}
-	return ids, users
-}
-
 // anyOverLimit looks whether a user of the batches has more units of the sale than
 // the limit, orders of other batches and of other workers included.
-func (w *writer) anyOverLimit(ctx context.Context, saleID string, limit int, batches []sale.ID) (bool, error) {
+func (w *writer) anyOverLimit(ctx context.Context, saleID string, limit int, work []*sale.Batch) (bool, error) {
+	var ids []sale.ID
+	for _, b := range work {
+		if b.SaleID == saleID {
+			ids = append(ids, b.ID)
+		}
+	}
 	over := false
-	err := eachSlice(batches, func(args []any) error {
+	err := eachSlice(ids, func(args []any) error {
 		// A subquery a user, and no join: an optimizer may turn a join round and walk
 		// the whole sale.
 		query := "SELECT 1 FROM (SELECT DISTINCT user_id FROM orders" + w.engine.useIndex("orders_batch") +
