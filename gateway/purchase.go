@@ -129,10 +129,18 @@ func (g *Gateway) accepted(c *call, l *listing, a *purchase.Answer, key string) 
 	c.answer(202)
 }
 
-// present asks the ledger how a replayed order stands. Of a key whose order in Redis
-// is cancelled it tells the survivor, if there is one: the order was a duplicate. A
-// ledger that is away keeps nobody waiting for long.
+// freshSeconds is how long an order may take to the ledger before the ledger is asked about
+// it although Redis still has it among those on their way: the settling may be owed.
+const freshSeconds = 5
+
+// present asks the ledger how a replayed order stands, unless it is on its way there: most
+// replays are of a moment ago. Of a key whose order in Redis is cancelled it tells the
+// survivor, if there is one: the order was a duplicate. A ledger that is away keeps nobody
+// waiting for long.
 func (g *Gateway) present(a *purchase.Answer, saleID, user, key string) sale.OrderStatus {
+	if !a.Settled && g.o.Now().Sub(a.OrderID.Time()).Abs() < freshSeconds*time.Second {
+		return sale.Processing
+	}
 	ctx, cancel := g.readContext(g.o.ReplayWait)
 	defer cancel()
 	if a.Returned {

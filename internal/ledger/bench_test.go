@@ -106,3 +106,21 @@ func inParallel(b *testing.B, workers int, f func(i int) error) {
 	require.False(b, b.Failed())
 	b.ReportMetric(float64(b.N)*benchBatches*benchOrders/b.Elapsed().Seconds(), "orders/s")
 }
+
+// BenchmarkOrdersByID is how shoppers are told how their orders stand: many of them at once.
+func BenchmarkOrdersByID(b *testing.B) {
+	r := newRig(b, mariadbOptions(b))
+	calls := benchCalls(r.newSale(b, sale.MaxTotal, 2), 1)
+	_, err := r.Apply(context.Background(), calls[0])
+	require.NoError(b, err)
+	var ids []sale.ID
+	for _, o := range calls[0][0].Orders {
+		ids = append(ids, o.ID)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		found, err := r.OrdersByID(context.Background(), ids)
+		require.NoError(b, err)
+		require.Len(b, found, len(ids))
+	}
+}

@@ -167,10 +167,9 @@ func (l *Ledger) CancelOverLimit(ctx context.Context, fence Fence, saleID string
 		for _, user := range sorted(users) {
 			args = append(args, l.engine.bytes(user))
 		}
-		var stored []storedOrder
-		err := tx.Raw(selectOrders+l.engine.useIndex("orders_key")+" WHERE sale_id = ? AND user_id IN "+in(len(users))+
+		stored, err := scanOrders(tx.Raw(selectOrders+l.engine.useIndex("orders_key")+" WHERE sale_id = ? AND user_id IN "+in(len(users))+
 			" AND status NOT IN (?, ?) ORDER BY id DESC"+l.engine.forUpdate,
-			append(args, string(sale.Cancelled), string(sale.Refunded))...).Find(&stored).Error
+			append(args, string(sale.Cancelled), string(sale.Refunded))...))
 		if err != nil {
 			return err
 		}
@@ -184,7 +183,7 @@ func (l *Ledger) CancelOverLimit(ctx context.Context, fence Fence, saleID string
 		}
 		c := cancellation{saleID: saleID}
 		for i := range stored {
-			o := stored[i].order()
+			o := &stored[i]
 			of := done[o.UserID]
 			if of.Left <= 0 || o.Status != sale.PendingPayment {
 				continue
@@ -192,7 +191,7 @@ func (l *Ledger) CancelOverLimit(ctx context.Context, fence Fence, saleID string
 			of.Left -= int64(o.Quantity)
 			of.Cancelled = append(of.Cancelled, o.Order)
 			done[o.UserID] = of
-			c.add(&o, users[o.UserID])
+			c.add(o, users[o.UserID])
 		}
 		for user, of := range done {
 			of.Left = max(of.Left, 0)
