@@ -51,7 +51,7 @@ func prepared(o *system.Options, cmd *cobra.Command, shoppers int, do func(*load
 			return err
 		}
 	}
-	return system.WithOwn(cmd.Context(), o, p, func() error { return do(p) })
+	return do(p)
 }
 
 // finish shows the report of a run that ended with err, and writes it to --json. Of

@@ -42,7 +42,8 @@ const (
 	stormPercent      = 1       // units of a hundred shoppers
 	stormSends        = 2
 	acceptShoppers    = 60_000
-	acceptWarmup      = 20_000 // the broker's JVM compiles for some seconds
+	engineWarmup      = 30_000 // the broker's JVM compiles for some seconds
+	acceptWarmup      = 4_000
 	singleWarmup      = 1_000
 	singleShoppers    = 10_000
 	duplicateShoppers = 12_000
@@ -88,6 +89,11 @@ func (su *Suite) Run(ctx context.Context, o *system.Options, p *load.Progress) (
 	}
 	rep.Set("repeats", su.Repeat)
 
+	p.Step("warming up the engines")
+	err := su.on(ctx, o, p, "", report.New("warm-up", ""), &Accept{Name: "accept", Shoppers: su.sized(engineWarmup), Sales: 1})
+	if err != nil {
+		return rep, err
+	}
 	warmup := su.sized(acceptWarmup)
 	for n := range su.Repeat {
 		p.Step("repeat %d of %d, after %s", n+1, su.Repeat, time.Since(began).Round(time.Second))
@@ -111,7 +117,7 @@ func (su *Suite) Run(ctx context.Context, o *system.Options, p *load.Progress) (
 	}
 	p.Step("one sale and many, and the wave of a real one")
 	spread := su.sized(spreadShoppers)
-	err := su.on(ctx, o, p, "", rep,
+	err = su.on(ctx, o, p, "", rep,
 		&Accept{Name: "hot", Shoppers: spread, Sales: 1, Warmup: warmup},
 		&Accept{Name: "many", Shoppers: spread, Sales: min(manySales, spread)},
 		&Mixed{Wave: NewWave(max(50, mixedPeak*su.Size)), PageReads: 90, Units: 20})
@@ -157,7 +163,7 @@ func keep(rep, run *report.Report, err error) error {
 
 // bare measures the engines by themselves.
 func (su *Suite) bare(ctx context.Context, o *system.Options, p *load.Progress, rep *report.Report) error {
-	return system.WithEngines(o, p, func(sys *system.System) error {
+	return system.WithEngines(ctx, o, p, func(sys *system.System) error {
 		options := bare.Options{Connections: o.Connections, Calls: su.sized(bareRedisCalls), Progress: p}
 		run, err := bare.Redis(ctx, options, sys.Redis())
 		if err := keep(rep, run, err); err != nil {

@@ -24,7 +24,7 @@ type Options struct {
 	Limits                    string   // limitsRaised or LimitsAsIs
 	MySQL                     bool
 	Own                       bool // a database and a topic of the run's own
-	own                       *own // within WithOwn
+	own                       *own // within withOwn
 	Connections               int
 	Timeout, Drain            time.Duration
 	JSONFile                  string

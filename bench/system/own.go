@@ -61,10 +61,11 @@ func (w *own) env() []string {
 	return append(os.Environ(), EnvMySQLDSN+"="+w.dsn)
 }
 
-// WithOwn calls use, in which every system that is started has a database and a topic
-// of the run's own, if the options want that and the engines are real ones. Where the
-// ledger's user may not create a database, those of the config are used.
-func WithOwn(ctx context.Context, o *Options, p *load.Progress, use func() error) (err error) {
+// withOwn calls use, in which a system has a database and a topic of its own, if the
+// options want that and the engines are real ones: a reconciler that finds what earlier
+// runs sold begins by reconciling it, beside those that are measured. Where the ledger's
+// user may not create a database, those of the config are used.
+func withOwn(ctx context.Context, o *Options, p *load.Progress, use func() error) (err error) {
 	if !o.Own || o.Start != StartDaemons {
 		return use()
 	}

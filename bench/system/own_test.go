@@ -46,7 +46,7 @@ func TestARunOfItsOwnLeavesNothing(t *testing.T) {
 	}
 
 	var name string
-	err = WithOwn(ctx, o, &load.Progress{}, func() error {
+	err = withOwn(ctx, o, &load.Progress{}, func() error {
 		sys := &System{Config: config, own: o.own}
 		own, err := mysql.ParseDSN(sys.Secret(EnvMySQLDSN))
 		require.NoError(t, err)
@@ -57,7 +57,7 @@ func TestARunOfItsOwnLeavesNothing(t *testing.T) {
 
 		second := *o
 		second.own = nil
-		require.ErrorContains(t, WithOwn(ctx, &second, &load.Progress{}, func() error { return nil }), "another run")
+		require.ErrorContains(t, withOwn(ctx, &second, &load.Progress{}, func() error { return nil }), "another run")
 		return os.ErrInvalid
 	})
 	require.ErrorIs(t, err, os.ErrInvalid)
@@ -69,7 +69,7 @@ func TestARunOfItsOwnLeavesNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, n, sale)
 	}
-	require.NoError(t, WithOwn(ctx, o, &load.Progress{}, func() error { return nil }), "the lock was given back")
+	require.NoError(t, withOwn(ctx, o, &load.Progress{}, func() error { return nil }), "the lock was given back")
 }
 
 func TestARunOnTheLedgerOfTheConfig(t *testing.T) {
@@ -79,7 +79,7 @@ func TestARunOnTheLedgerOfTheConfig(t *testing.T) {
 		{Start: StartEmbedded, Own: true}, {Start: StartDaemons, Config: config}, {Start: StartDaemons, Config: config, Own: true},
 	} {
 		called := false
-		require.NoError(t, WithOwn(t.Context(), o, &load.Progress{}, func() error {
+		require.NoError(t, withOwn(t.Context(), o, &load.Progress{}, func() error {
 			called = o.own == nil
 			return nil
 		}))

@@ -142,7 +142,7 @@ const (
 // With gives use a system to measure, as the options say, and stops afterwards what it
 // started. batchMax overrides the config's, unless "".
 func With(ctx context.Context, o *Options, p *load.Progress, batchMax string, use func(*System) error) error {
-	return inFolder(p, func(dir string) error {
+	return withOwnIn(ctx, o, p, func(dir string) error {
 		sys := &System{command: o.Flashgate, Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p, Real: o.Start != StartEmbedded, own: o.own}
 		if o.Start == StartNone {
 			for _, raw := range o.Gateways {
@@ -187,10 +187,14 @@ func WithServer(ctx context.Context, o *Options, p *load.Progress, command, name
 }
 
 // WithEngines gives use the engines of the options alone, with nothing started.
-func WithEngines(o *Options, p *load.Progress, use func(*System) error) error {
-	return inFolder(p, func(dir string) error {
+func WithEngines(ctx context.Context, o *Options, p *load.Progress, use func(*System) error) error {
+	return withOwnIn(ctx, o, p, func(dir string) error {
 		return use(&System{Config: o.ConfigFile(), Dir: dir, Timeout: o.Timeout, Progress: p, Real: o.Start != StartEmbedded, own: o.own})
 	})
+}
+
+func withOwnIn(ctx context.Context, o *Options, p *load.Progress, use func(dir string) error) error {
+	return withOwn(ctx, o, p, func() error { return inFolder(p, use) })
 }
 
 // inFolder gives use a folder, which stays if it fails.
