@@ -9,6 +9,7 @@ import (
 	"flashgate/bench/load"
 	"flashgate/bench/report"
 	"flashgate/bench/system"
+	"flashgate/bench/usage"
 )
 
 // Growth sells to so many buyers in one sale, slice by slice: what a purchase costs must
@@ -22,6 +23,7 @@ type Growth struct {
 type slice struct {
 	accepted float64 // a second
 	micros   float64 // of processors, of all but the driver, a purchase
+	by       []usage.Usage
 }
 
 // Run is the run.
@@ -61,13 +63,13 @@ func (g *Growth) Run(ctx context.Context, sys *system.System, o *system.Options)
 			return rep, err
 		}
 		drained = at
-		cpu := 0.0
-		for _, u := range watch.Between(rec.Began, rec.Began.Add(rec.Took)) {
+		cpu, by := 0.0, watch.Between(rec.Began, rec.Began.Add(rec.Took))
+		for _, u := range by {
 			if u.Name != "driver" {
 				cpu += u.CPUSeconds
 			}
 		}
-		slices[n] = slice{accepted: float64(each) / rec.Took.Seconds(), micros: cpu * 1e6 / float64(each)}
+		slices[n] = slice{accepted: float64(each) / rec.Took.Seconds(), micros: cpu * 1e6 / float64(each), by: by}
 		answers = append(answers, rec.Answers...)
 	}
 	after, bs, err := sys.Verify(ctx, o, []system.Sale{sale}, map[string]int{sale.ID: sale.Total}, drained)
@@ -83,6 +85,12 @@ func (g *Growth) Run(ctx context.Context, sys *system.System, o *system.Options)
 	first, last := slices[0], slices[len(slices)-1]
 	if first.micros > 0 {
 		rep.Figure("CPU of the last slice ÷ the first", last.micros/first.micros, "×")
+	}
+	for i, u := range first.by {
+		if i < len(last.by) && last.by[i].Name == u.Name && u.Name != "driver" {
+			rep.Figure("CPU "+u.Name+", last slice", last.by[i].CPUSeconds*1e6/float64(each), "µs a purchase")
+			rep.Figure("CPU "+u.Name+", first slice", u.CPUSeconds*1e6/float64(each), "µs a purchase")
+		}
 	}
 	rep.Latency("202", answers, func(a *load.Answer) bool { return a.Status == http.StatusAccepted })
 	return rep, nil
