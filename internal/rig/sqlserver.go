@@ -44,6 +44,7 @@ func newSQLServer(dir, engine string, port int, password string, program, flags 
 	argv = append(argv,
 		"--no-defaults",
 		"--datadir="+filepath.Join(home, "data"),
+		"--tmpdir="+tmpDir(home),
 		"--bind-address=127.0.0.1",
 		"--port="+strconv.Itoa(port),
 		// No socket: its path has a limit of 107 bytes, which a deep clone exceeds.
@@ -76,6 +77,9 @@ func newSQLServer(dir, engine string, port int, password string, program, flags 
 		},
 	}
 }
+
+// tmpDir is a server's own: what starts removes temporary tables of whoever shares it.
+func tmpDir(home string) string { return filepath.Join(home, "tmp") }
 
 // asRoot is the flag without which the daemons refuse to run as root.
 func asRoot() []string {
@@ -117,7 +121,7 @@ func (s *sqlServer) start(ctx context.Context) error {
 		return err
 	}
 	home := filepath.Dir(s.process.PIDFile)
-	if err := os.MkdirAll(home, 0o755); err != nil {
+	if err := os.MkdirAll(tmpDir(home), 0o755); err != nil {
 		return err
 	}
 	if err := s.makeData(ctx, home); err != nil {
@@ -145,6 +149,7 @@ func (s *sqlServer) makeData(ctx context.Context, home string) error {
 	argv := s.initialise(partial)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = home
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmpDir(home))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
 	}
