@@ -131,7 +131,7 @@ func (g *Gateway) accepted(c *call, l *listing, a *purchase.Answer, key string) 
 
 // freshSeconds is how long an order may take to the ledger before the ledger is asked about
 // it although Redis still has it among those on their way: the settling may be owed.
-const freshSeconds = 5
+const freshSeconds = 2
 
 // present asks the ledger how a replayed order stands, unless it is on its way there: most
 // replays are of a moment ago. Of a key whose order in Redis is cancelled it tells the

@@ -124,6 +124,20 @@ func TestBothWaysOfReadingAgree(t *testing.T) {
 	require.True(t, ok, "the quick way is taken")
 }
 
+// What shoppers write makes no room for orders that are not there.
+func TestRoomIsForOrdersAlone(t *testing.T) {
+	b := newBatch(2)
+	for i := range b.Orders {
+		b.Orders[i].RequestKey = strings.Repeat("{", sale.MaxRequestKeyBytes)
+	}
+	body, err := Encode(b)
+	require.NoError(t, err)
+	got, ok := scanOwn(string(body))
+	require.True(t, ok)
+	require.Equal(t, b, got)
+	require.Equal(t, 2, cap(got.Orders))
+}
+
 // The body's form is a contract: workers of the next version read it.
 func TestEncodedForm(t *testing.T) {
 	b := &sale.Batch{ID: 7, SaleID: "spring", Epoch: 2, Orders: []sale.Order{

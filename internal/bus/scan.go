@@ -19,17 +19,21 @@ func scanOwn(body string) (b *sale.Batch, ok bool) {
 	s.literal(`,"epoch":`)
 	b.Epoch = s.number()
 	s.literal(`,"orders":[`)
-	b.Orders = make([]sale.Order, 0, strings.Count(s.rest, "{"))
+	b.Orders = make([]sale.Order, 0, strings.Count(s.rest, orderHead)) // no string holds its quotes as they are
 	for more := true; more; more = s.next(',') {
 		o := sale.Order{SaleID: b.SaleID}
-		s.literal(`{"order_id":"`)
+		s.literal(orderHead)
 		o.ID = sale.ID(s.number())
 		s.literal(`","user_id":"`)
 		o.UserID = s.text()
 		s.literal(`,"request_key":"`)
 		o.RequestKey = s.text()
 		s.literal(`,"quantity":`)
-		o.Quantity = int(s.number())
+		quantity := s.number()
+		if quantity > sale.MaxQuantity {
+			return nil, false
+		}
+		o.Quantity = int(quantity)
 		s.literal(`,"amount_cents":`)
 		o.AmountCents = s.number()
 		s.literal(`,"created_ms":`)
@@ -42,6 +46,8 @@ func scanOwn(body string) (b *sale.Batch, ok bool) {
 	s.literal(`]}`)
 	return b, !s.failed && s.rest == ""
 }
+
+const orderHead = `{"order_id":"`
 
 // scanner takes a body from its front. Once it has failed, it takes nothing any more.
 type scanner struct {

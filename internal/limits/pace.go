@@ -11,7 +11,7 @@ const farBelow = 0.5
 
 // pace counts requests by whole seconds: this one and the one before together are
 // never fewer than those of any one second that ends now; one that read the clock before
-// the turn of a second, and comes after it, counts as of this one. It tells cheaply when a rule
+// the turn of a second, and comes after it, counts as of this one. A clock that is set back begins anew. It tells cheaply when a rule
 // of Sentinel, which reads its window with several allocations, cannot refuse yet.
 type pace struct {
 	second, current, before atomic.Int64
@@ -22,7 +22,7 @@ type pace struct {
 // threshold need not be asked.
 func (p *pace) calm(now time.Time, threshold float64) bool {
 	second := now.Unix()
-	if was := p.second.Load(); second > was && p.second.CompareAndSwap(was, second) {
+	if was := p.second.Load(); (second > was || second < was-1) && p.second.CompareAndSwap(was, second) {
 		n := p.current.Swap(0)
 		if second != was+1 {
 			n = 0
