@@ -128,6 +128,27 @@ func testApplyLimits(t *testing.T, r *rig) {
 	r.checkInvariants(t, id)
 }
 
+// One buyer of very many orders is held to the limit too: their pairs are not counted.
+func testApplyLimitOfOneBuyer(t *testing.T, r *rig) {
+	const limit, each = 100, 20
+	id := r.newSale(t, 1000, limit)
+	keys := 0
+	many := func() sale.Batch {
+		orders := make([]sale.Order, each)
+		for i := range orders {
+			keys++
+			orders[i] = order(id, "ann", fmt.Sprint("k", keys), 1)
+		}
+		return batch(orders...)
+	}
+	for range limit / each {
+		require.Equal(t, Applied{Batches: 1, Orders: each}, r.apply(t, many()))
+	}
+	require.Equal(t, Applied{Batches: 1, Cancelled: each, Refused: []string{id}}, r.apply(t, many()))
+	r.requireUnits(t, id, 1000-limit, limit)
+	r.checkInvariants(t, id)
+}
+
 func testApplyStock(t *testing.T, r *rig) {
 	id := r.newSale(t, 5, 4)
 	orders := []sale.Order{order(id, "ann", "", 3), order(id, "bob", "", 4), order(id, "cyd", "", 1), order(id, "dan", "", 1), order(id, "eve", "", 1)}

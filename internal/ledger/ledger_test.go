@@ -166,6 +166,7 @@ func TestConformance(t *testing.T) {
 		{"apply: a batch is consumed once", testApplyOnce},
 		{"apply: duplicates", testApplyDuplicates},
 		{"apply: limits", testApplyLimits},
+		{"apply: limit of one buyer", testApplyLimitOfOneBuyer},
 		{"apply: stock", testApplyStock},
 		{"apply: an order that is there is skipped", testApplyKnownOrder},
 		{"apply: several sales", testApplySales},

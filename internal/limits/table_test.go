@@ -156,7 +156,7 @@ func TestTableForgetsNobody(t *testing.T) {
 				model[hash] = newBucket(size)
 			}
 			if tokens := model[hash].tokens.TokensAt(now); math.Abs(tokens-1)/size.Rate < 2e-9 {
-				t.Skip("a tie")
+				return // a tie: from here on the histories may differ
 			}
 			if _, want := model[hash].take(now); ok != want {
 				t.Fatalf("key %x: %v, want %v", hash, ok, want)
