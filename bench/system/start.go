@@ -267,6 +267,12 @@ func (s *System) start(ctx context.Context, o *Options, batchMax string) error {
 			return err
 		}
 		s.daemons = append(s.daemons, d)
+		if o.Start == StartDaemons && !strings.HasPrefix(role, "gateway") {
+			// As docs/operations.md tells operators to, where they share a machine.
+			if err := rig.Renice(d.cmd.Process.Pid, rig.BehindNice); err != nil {
+				return err
+			}
+		}
 		if o.Start == StartEmbedded || strings.HasPrefix(role, "gateway") {
 			s.Gateways = append(s.Gateways, d.listen)
 		}
@@ -289,14 +295,19 @@ func shareOfCores(gateways int) []string {
 // Watch watches the driver, the processes that it started, and the real engines of
 // this machine if they are what runs.
 func (s *System) Watch() *usage.Watch {
-	processes := []usage.Process{{Name: "driver", PIDs: []int{os.Getpid()}}}
-	for _, d := range s.daemons {
-		processes = append(processes, usage.Process{Name: d.name, PIDs: []int{d.cmd.Process.Pid}})
-	}
+	processes := append([]usage.Process{{Name: "driver", PIDs: []int{os.Getpid()}}}, s.processes()...)
 	if s.Real {
 		processes = append(processes, usage.Engines()...)
 	}
 	return usage.Start(processes)
+}
+
+// processes are those that the run started.
+func (s *System) processes() (out []usage.Process) {
+	for _, d := range s.daemons {
+		out = append(out, usage.Process{Name: d.name, PIDs: []int{d.cmd.Process.Pid}})
+	}
+	return out
 }
 
 // SignalWorkers sends a signal to every worker that the run started.

@@ -40,7 +40,29 @@ type Process struct {
 	Argv    []string `json:"argv"`     // what was started, and what to start it by again
 	PIDFile string   `json:"pid_file"` // the pid it was last started with
 	Logs    []string `json:"logs"`     // Logs[0] takes stdout and stderr; the others the engine writes itself
+	Nice    int      `json:"nice"`     // how far it yields the processor to others; 0 = as its starter does
 }
+
+// BehindNice is the Nice of what is behind the rush: the ledger's engine, and workers and
+// reconcilers, where they share cores with gateways. A tenth of a gateway's share is
+// enough to fill what the rush leaves, in larger transactions; a ledger with none at all
+// could not renew the gateways' leases.
+const BehindNice = 10
+
+// Renice makes a process and its group, with all their threads, yield to others. One
+// that yields as far already stays as it is.
+func Renice(pid, nice int) error {
+	// The kernel's word is 20 - nice: an error is below zero.
+	if now, err := syscall.Getpriority(syscall.PRIO_PGRP, pid); err == nil && niceMiddle-now >= nice {
+		return nil
+	}
+	if err := syscall.Setpriority(syscall.PRIO_PGRP, pid, nice); err != nil {
+		return fmt.Errorf("nice %d of process group %d: %w", nice, pid, err)
+	}
+	return nil
+}
+
+const niceMiddle = 20
 
 // PID returns the pid of the running process, or 0. A process that someone else
 // started again by the same command line counts, whatever its pid.
@@ -104,6 +126,11 @@ func (p *Process) Start() error {
 	// Reaped as soon as it ends, or it would stay a zombie for as long as its
 	// starter lives. How it ended is in its log.
 	go func() { _ = cmd.Wait() }()
+	if p.Nice != 0 {
+		if err := Renice(pid, p.Nice); err != nil && !errors.Is(err, syscall.ESRCH) { // gone already: told below
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+	}
 	if err := os.WriteFile(p.PIDFile, []byte(strconv.Itoa(pid)+"\n"), 0o600); err != nil {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}

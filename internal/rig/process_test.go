@@ -45,6 +45,31 @@ func sleeper(t *testing.T) *Process {
 	return standIn(t, "sleep", fmt.Sprintf("3600.%09d", rand.IntN(1e9)))
 }
 
+func TestProcessYields(t *testing.T) {
+	p := sleeper(t)
+	p.Nice = 3
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct{ to, want int }{{3, 3}, {BehindNice, BehindNice}, {1, BehindNice}} {
+		if err := Renice(p.PID(), step.to); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Counted from behind the command's name, which may have spaces: see proc(5).
+		_, fields, _ := strings.Cut(string(text), ") ")
+		if nice := strings.Fields(fields)[16]; nice != strconv.Itoa(step.want) {
+			t.Errorf("nice %s after Renice to %d, not %d", nice, step.to, step.want)
+		}
+	}
+	if err := p.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestProcessStartsOnceAndStops(t *testing.T) {
 	p := sleeper(t)
 	if pid := p.PID(); pid != 0 {

@@ -74,6 +74,7 @@ func newSQLServer(dir, engine string, port int, password string, program, flags 
 			Argv:    argv,
 			PIDFile: filepath.Join(home, engine+".pid"),
 			Logs:    []string{filepath.Join(home, "console.log"), filepath.Join(home, engine+".log")},
+			Nice:    BehindNice,
 		},
 	}
 }
