@@ -179,6 +179,9 @@ func (ac *Accept) send(ctx context.Context, sys *system.System, o *system.Option
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	if err := sys.Quiet(ctx); err != nil {
+		return nil, nil, nil, err
+	}
 	sys.Progress.Step("%s: %d shoppers for as many units", ac.Name, n)
 	l := sys.Purchases(shoppers, o.Connections, ac.Rate)
 	l.Duration = ac.Duration

@@ -72,12 +72,22 @@ func (h *Hello) Run(ctx context.Context, o *system.Options, p *load.Progress) (r
 }
 
 func (h *Hello) load(ctx context.Context, sys *system.System, o *system.Options) (*report.Report, error) {
-	one := []load.Shopper{{User: uuid.NewString(), Key: uuid.NewString(), Sale: system.NewSaleID("hello")}}
-	if err := system.Sign(one, []byte("hello looks at no token")); err != nil {
+	// As many shoppers as in a storm: what the driver does to have their tokens at hand is
+	// then in both.
+	shoppers := make([]load.Shopper, min(h.Requests, stormShoppers))
+	sale := system.NewSaleID("hello")
+	for i := range shoppers {
+		shoppers[i] = load.Shopper{User: uuid.NewString(), Key: uuid.NewString(), Sale: sale}
+	}
+	if err := system.Sign(shoppers, []byte("hello looks at no token")); err != nil {
+		return nil, err
+	}
+	if err := sys.Quiet(ctx); err != nil {
 		return nil, err
 	}
 	rep := report.New("hello", "")
 	rep.Set("requests", h.Requests)
+	rep.Set("shoppers", len(shoppers))
 	setLoop(rep, o, h.Rate)
 	l := &load.Load{
 		Addrs:       sys.Gateways,
@@ -85,8 +95,8 @@ func (h *Hello) load(ctx context.Context, sys *system.System, o *system.Options)
 		Requests:    h.Requests,
 		Due:         load.AtRate(h.Rate),
 		Timeout:     o.Timeout,
-		Build: func(buf []byte, addr string, _ int) []byte {
-			return load.AppendPurchase(buf, addr, &one[0])
+		Build: func(buf []byte, addr string, i int) []byte {
+			return load.AppendPurchase(buf, addr, &shoppers[i%len(shoppers)])
 		},
 		Read: load.ReadStatus,
 	}

@@ -66,6 +66,9 @@ func (sd *Sends) Run(ctx context.Context, sys *system.System, o *system.Options)
 	if err != nil {
 		return nil, err
 	}
+	if err := sys.Quiet(ctx); err != nil {
+		return nil, err
+	}
 	sys.Progress.Step("%s: %d shoppers, %d sends each, for %d units", sd.Name, sd.Shoppers, sd.Sends, sd.Total)
 	order := sendOrder(sd.Shoppers, sd.Sends)
 	l := &load.Load{

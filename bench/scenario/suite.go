@@ -42,7 +42,7 @@ const (
 	stormPercent      = 1       // units of a hundred shoppers
 	stormSends        = 2
 	acceptShoppers    = 60_000
-	engineWarmup      = 30_000 // the broker's JVM compiles for some seconds
+	engineWarmup      = 25_000 // half messages: a JVM compiles well what it has run some ten thousand times
 	acceptWarmup      = 4_000
 	singleWarmup      = 1_000
 	singleShoppers    = 10_000
@@ -90,7 +90,7 @@ func (su *Suite) Run(ctx context.Context, o *system.Options, p *load.Progress) (
 	rep.Set("repeats", su.Repeat)
 
 	p.Step("warming up the engines")
-	err := su.on(ctx, o, p, "", report.New("warm-up", ""), &Accept{Name: "accept", Shoppers: su.sized(engineWarmup), Sales: 1})
+	err := su.on(ctx, o, p, "1", report.New("warm-up", ""), &Accept{Name: "warm-up", Shoppers: su.sized(engineWarmup), Sales: 1})
 	if err != nil {
 		return rep, err
 	}
