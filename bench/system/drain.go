@@ -13,11 +13,13 @@ import (
 )
 
 const (
-	// NewestWatched is how many of the newest orders are watched one by one until
-	// they are in the ledger. They lie in the last batches of every queue. The rest
-	// is asked for once, when these have arrived: watching all would load the
-	// machine whose drain is timed.
+	// NewestWatched is how many of the newest orders are watched one by one until they are
+	// in the ledger, after one in spreadWatched of all, or spreadMost in all: nearly every
+	// batch has one, whichever queue it went through. The rest is asked for once, when
+	// these have arrived: watching all would load the machine whose drain is timed.
 	NewestWatched = 256
+	spreadWatched = 50
+	spreadMost    = 2000
 
 	restPauseMillis = 200 // before those that were still missing are asked for again
 
@@ -51,6 +53,9 @@ func newestFirst(orders []Placed) {
 func (s *System) Drain(ctx context.Context, orders []Placed, deadline time.Duration) (at time.Time, bs report.Breaches, err error) {
 	s.Progress.Step("waiting until %d orders are in the ledger", len(orders))
 	limit := time.Now().Add(deadline)
+	if err := s.drainSpread(ctx, orders, limit); err != nil {
+		return time.Now(), nil, err
+	}
 	at, err = s.drainNewest(ctx, orders[:min(len(orders), NewestWatched)], limit)
 	if err != nil {
 		return at, nil, err
@@ -85,6 +90,35 @@ func (s *System) Drain(ctx context.Context, orders []Placed, deadline time.Durat
 		case <-time.After(restPauseMillis * time.Millisecond):
 		}
 		left = missing
+	}
+}
+
+// drainSpread waits until none of the orders that stand for their batches is PROCESSING,
+// or the time is up.
+func (s *System) drainSpread(ctx context.Context, orders []Placed, limit time.Time) error {
+	var left []Placed
+	for i := 0; i < len(orders); i += max(spreadWatched, len(orders)/spreadMost) {
+		left = append(left, orders[i])
+	}
+	for {
+		rec, err := s.lookUp(ctx, left)
+		if err != nil {
+			return err
+		}
+		var missing []Placed
+		for i := range rec.Answers {
+			if !known(rec.Kinds.At(rec.Answers[i].Kind)) {
+				missing = append(missing, left[i])
+			}
+		}
+		if left = missing; len(left) == 0 || time.Now().After(limit) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(restPauseMillis * time.Millisecond):
+		}
 	}
 }
 
