@@ -129,16 +129,19 @@ func (g *Gateway) accepted(c *call, l *listing, a *purchase.Answer, key string) 
 	c.answer(202)
 }
 
-// freshSeconds is how long an order may take to the ledger before the ledger is asked about
-// it although Redis still has it among those on their way: the settling may be owed.
+// freshSeconds is how long Redis's word on an order is enough: the ledger has it, or will
+// have it, as the worker writes it. Later the settling may be owed, and it may be paid.
 const freshSeconds = 2
 
-// present asks the ledger how a replayed order stands, unless it is on its way there: most
-// replays are of a moment ago. Of a key whose order in Redis is cancelled it tells the
-// survivor, if there is one: the order was a duplicate. A ledger that is away keeps nobody
-// waiting for long.
+// present asks the ledger how a replayed order stands, unless it is of a moment ago, as
+// most replays are. Of a key whose order in Redis is cancelled it tells the survivor, if
+// there is one: the order was a duplicate. A ledger that is away keeps nobody waiting for
+// long.
 func (g *Gateway) present(a *purchase.Answer, saleID, user, key string) sale.OrderStatus {
-	if !a.Settled && g.o.Now().Sub(a.OrderID.Time()).Abs() < freshSeconds*time.Second {
+	if !a.Returned && g.o.Now().Sub(a.OrderID.Time()).Abs() < freshSeconds*time.Second {
+		if a.Settled {
+			return sale.PendingPayment
+		}
 		return sale.Processing
 	}
 	ctx, cancel := g.readContext(g.o.ReplayWait)

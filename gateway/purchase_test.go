@@ -133,9 +133,9 @@ func TestReplayStatus(t *testing.T) {
 	<-x.g.reads
 }
 
-// Of an order that Redis still has on its way to the ledger, the ledger is not asked at
-// once; it is when that takes long, for settling may be owed.
-func TestReplayOfAnOrderOnItsWay(t *testing.T) {
+// Of an order of a moment ago Redis's word is enough. Of an older one the ledger is asked:
+// settling may be owed, or the shopper has paid.
+func TestReplayOfAFreshOrder(t *testing.T) {
 	for name, tc := range map[string]struct {
 		age     time.Duration
 		settled bool
@@ -143,15 +143,16 @@ func TestReplayOfAnOrderOnItsWay(t *testing.T) {
 	}{
 		"young, on its way":      {time.Second, false, sale.Processing},
 		"young, in the ledger":   {time.Second, true, sale.PendingPayment},
-		"old, on its way":        {6 * time.Second, false, sale.PendingPayment},
-		"from a clock far ahead": {-time.Minute, false, sale.PendingPayment},
+		"old, on its way":        {6 * time.Second, false, sale.Paid},
+		"old, in the ledger":     {6 * time.Second, true, sale.Paid},
+		"from a clock far ahead": {-time.Minute, true, sale.Paid},
 	} {
 		id := sale.FirstIDAt(clock().Add(-tc.age))
 		x := newEdge(t, answering(purchase.Answer{OrderID: id, Quantity: 1, AmountCents: 1999, Replayed: true, Settled: tc.settled}))
 		x.engines.change(func() {
 			x.engines.orders[id] = ledger.Order{
 				Order:  sale.Order{ID: id, SaleID: "spring", UserID: "alice", Quantity: 1, AmountCents: 1999},
-				Status: sale.PendingPayment,
+				Status: sale.Paid,
 			}
 		})
 		require.Equal(t, string(tc.want), x.buy().field(t, "status"), name)
