@@ -54,7 +54,8 @@ func allCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "all",
 		Short: "Every scenario and every baseline in one run, and the ratios between them",
-		Long: `Runs hello, accept, storm, duplicates, and accept with one half message an order,
+		Long: `Warms the engines up: a broker that was just started is still being compiled. Then
+runs hello, accept, storm, duplicates, and accept with one half message an order,
 --repeat times over, interleaved; then hot, many and mixed; then the bare engines:
 EVALSHA through rueidis at the same concurrency, bulk inserts at a worker's batch, and
 half messages alone. Shows medians and ratios, and writes them, with curves, answers

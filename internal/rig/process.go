@@ -50,13 +50,13 @@ type Process struct {
 const BehindNice = 10
 
 // Renice makes a process and its group, with all their threads, yield to others. One
-// that yields as far already stays as it is.
+// that yields as far already stays as it is, and one that is gone has yielded.
 func Renice(pid, nice int) error {
 	// The kernel's word is 20 - nice: an error is below zero.
 	if now, err := syscall.Getpriority(syscall.PRIO_PGRP, pid); err == nil && niceMiddle-now >= nice {
 		return nil
 	}
-	if err := syscall.Setpriority(syscall.PRIO_PGRP, pid, nice); err != nil {
+	if err := syscall.Setpriority(syscall.PRIO_PGRP, pid, nice); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("nice %d of process group %d: %w", nice, pid, err)
 	}
 	return nil
@@ -127,7 +127,7 @@ func (p *Process) Start() error {
 	// starter lives. How it ended is in its log.
 	go func() { _ = cmd.Wait() }()
 	if p.Nice != 0 {
-		if err := Renice(pid, p.Nice); err != nil && !errors.Is(err, syscall.ESRCH) { // gone already: told below
+		if err := Renice(pid, p.Nice); err != nil {
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}

@@ -65,8 +65,12 @@ func TestProcessYields(t *testing.T) {
 			t.Errorf("nice %s after Renice to %d, not %d", nice, step.to, step.want)
 		}
 	}
+	pid := p.PID()
 	if err := p.Kill(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if err := Renice(pid, BehindNice); err != nil {
+		t.Errorf("of a process that is gone: %v", err)
 	}
 }
 
