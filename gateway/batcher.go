@@ -155,13 +155,13 @@ type trip struct {
 // they are at least this part of a whole batch.
 const crowdShare = 16
 
-// lingers is how long may gather what waits when a flusher comes back. No longer than
-// half of what the flusher was away: engines that are quick do not wait for shoppers.
+// lingers is how long may gather what waits when a flusher comes back. No longer than the
+// flusher was away: engines that are quick do not wait for shoppers.
 func (b *batcher) lingers(waiting int, last trip) time.Duration {
 	if waiting >= b.max || (waiting+last.requests)*crowdShare < b.max {
 		return 0
 	}
-	return min(b.linger, last.took/2)
+	return min(b.linger, last.took)
 }
 
 // take moves the oldest requests into batch. None: the flusher has ended.

@@ -215,7 +215,7 @@ func TestAnotherFlusherComesWhenNeeded(t *testing.T) {
 	})
 }
 
-// Where a crowd was answered, what comes gathers: for the linger, for half of what the
+// Where a crowd was answered, what comes gathers: for the linger, for as long as the
 // last batch took, or until it is a whole batch, whichever is first. A few are taken at once.
 func TestCrowdIsWaitedFor(t *testing.T) {
 	const linger, whole = 5 * time.Millisecond, 32 // and thus a crowd is 2
@@ -230,7 +230,7 @@ func TestCrowdIsWaitedFor(t *testing.T) {
 		want   []run
 	}{
 		"for the linger":            {time.Second, 10, []int{3, 3, 3, 3, 3, 3, 3}, []run{{linger, 15}}},
-		"for half of the last":      {4 * time.Millisecond, 10, []int{3, 3, 3, 3}, []run{{2 * time.Millisecond, 6}}},
+		"for as long as the last":   {2 * time.Millisecond, 10, []int{3, 3, 3, 3}, []run{{2 * time.Millisecond, 6}}},
 		"until it is whole":         {time.Second, 10, []int{0, 16, 16, 1}, []run{{2500 * time.Microsecond, whole}}},
 		"nobody comes":              {time.Second, 10, []int{0, 0, 0, 0, 0, 0}, []run{}},
 		"somebody comes afterwards": {time.Second, 10, []int{0, 0, 0, 0, 0, 0, 1}, []run{{6500 * time.Microsecond, 1}}},

@@ -103,7 +103,7 @@ type Options struct {
 	ReadsMax        int           // reads of ledger or Redis under way
 	BatchMax        int           // requests in a batch
 	Flushers        int           // batches under way, a sale, at most
-	BatchLinger     time.Duration // for more than a few to gather to a whole batch after the last; at most half of what that took
+	BatchLinger     time.Duration // for more than a few to gather to a whole batch after the last; at most as long as that took
 	BatchPatience   time.Duration // before another flusher comes for less than a whole batch
 	QueueMax        int           // requests waiting, a sale
 	SalesMax        int           // sales selling at once
@@ -205,7 +205,7 @@ func New(o Options) (*Gateway, error) {
 	g.batcher = newBatcher(o.Runner, o.BatchMax, o.Flushers, o.BatchLinger, o.BatchPatience, o.QueueMax, o.SalesMax)
 	g.batcher.panicked = g.panicked
 	g.cutoff = newCutoff(o.Stock, o.CutoffLease, o.CutoffBuyers, o.SalesMax, o.Log)
-	g.orderReads = gather.New(orderReadsAtOnce, orderReadMax, 0, g.readOrders)
+	g.orderReads = gather.New(orderReadsAtOnce, orderReadMax, gather.Linger{}, g.readOrders)
 	g.listener = newListener(ln, o.Connections, crowded(), func() { g.metrics.refused.Inc() })
 	g.newMetrics(o.Registerer)
 	g.server = &fasthttp.Server{

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"flashgate/internal/gather"
 )
 
 // DefaultTopic carries the batches.
@@ -50,7 +52,7 @@ type Options struct {
 	Logger     *slog.Logger          // nil: slog.Default()
 
 	// RocketMQ only.
-	Linger        time.Duration // how long a call of the handler waits for more deliveries, unless it is full; 0 = not at all
+	Linger        gather.Linger // of a call of the handler, for more deliveries
 	NameServers   []string      // host:port each; names are resolved again every 2 min
 	Topic         string        // DefaultTopic
 	ProducerGroup string        // who is asked back; the same in every gateway; flashgate-gateway

@@ -49,7 +49,8 @@ type RocketMQ struct {
 // in the background and kept, and until then Send returns an error at once.
 func OpenRocketMQ(options Options) (*RocketMQ, error) {
 	options = options.withDefaults()
-	const mostMessages, mostHandlers = 1_024, 100_000 / callbacksPerHandler // the client's limits
+	const mostMessages, mostCallbacks = 1_024, 100_000 // the client's limits
+	const mostHandlers = mostCallbacks/mostMessages - 1
 	switch {
 	case len(options.NameServers) == 0:
 		return nil, errors.New("bus: no name server given")

@@ -26,10 +26,6 @@ const (
 	// Deliveries are retried here until they are taken, so the client must not send a
 	// message back on its own: it would take a failed send-back for success.
 	consumeTimeoutHours = 24 * 365
-	// callbacksPerHandler is how many of the client's callbacks may wait for each call of the
-	// handler. A callback brings what one pull of one queue did, a message or two while
-	// messages come one by one; those that wait go to the handler together.
-	callbacksPerHandler = 64
 	// What one queue holds in memory before the client pulls no more.
 	queueMebibytes  = 32
 	queueMessages   = 4 // times the messages of a batch
@@ -169,7 +165,9 @@ func (s *subscription) open() (pushConsumer, error) {
 		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
 		consumer.WithConsumeMessageBatchMaxSize(options.BatchMessages),
 		consumer.WithPullBatchSize(int32(options.BatchMessages)),
-		consumer.WithConsumeGoroutineNums(callbacksPerHandler*options.Handlers),
+		// A callback brings what one pull of one queue did, one message while they come one
+		// by one. So this many fill all calls of the handler, and one more that gathers.
+		consumer.WithConsumeGoroutineNums(options.BatchMessages*(options.Handlers+1)),
 		consumer.WithConsumeTimeout(consumeTimeoutHours*time.Hour),
 		// Nothing is sent back; if anything ever is, it must not end as a dead letter.
 		consumer.WithMaxReconsumeTimes(math.MaxInt32),

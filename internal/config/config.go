@@ -145,7 +145,7 @@ type Gateway struct {
 type Batch struct {
 	Max            int           `yaml:"max" default:"128" min:"1" max:"1024"`              // purchases in a batch
 	Flushers       int           `yaml:"flushers" default:"4" min:"1" max:"64"`             // batches of a sale under way at once: one more for each whole batch that waits,
-	Linger         time.Duration `yaml:"linger" default:"5ms" min:"0s" max:"1s"`            // how long less than a whole batch gathers after the last, at most half of what that took
+	Linger         time.Duration `yaml:"linger" default:"10ms" min:"0s" max:"1s"`           // how long less than a whole batch gathers after the last, at most as long as that took
 	Patience       time.Duration `yaml:"patience" default:"20ms" min:"0s" max:"1s"`         // or when nothing was taken for so long
 	Queue          int           `yaml:"queue" default:"16384" min:"1" max:"1000000"`       // purchases of a sale that wait; more are refused
 	Hold           time.Duration `yaml:"hold" default:"20s" min:"1s" max:"10m"`             // a reservation's deadline: then the sweeper releases it
@@ -155,7 +155,8 @@ type Batch struct {
 // Worker persists batches.
 type Worker struct {
 	MaxMessages   int           `yaml:"max_messages" default:"256" min:"1" max:"1024"` // in one transaction
-	Linger        time.Duration `yaml:"linger" default:"300ms" min:"0s" max:"5s"`      // how long a transaction waits for more messages, unless it is full
+	Linger        time.Duration `yaml:"linger" default:"2s" min:"0s" max:"10s"`        // how long a transaction waits for more messages while they keep coming, unless it is full;
+	Lull          time.Duration `yaml:"lull" default:"100ms" min:"0s" max:"10s"`       // and not when there was none for so long
 	Handlers      int           `yaml:"handlers" default:"2" min:"1" max:"64"`         // transactions side by side
 	BackoffMin    time.Duration `yaml:"backoff_min" default:"50ms" min:"1ms" max:"1m"`
 	BackoffMax    time.Duration `yaml:"backoff_max" default:"5s" min:"1ms" max:"10m"`

@@ -16,6 +16,7 @@ import (
 
 	"flashgate/internal/bus"
 	"flashgate/internal/config"
+	"flashgate/internal/gather"
 	"flashgate/internal/ledger"
 	"flashgate/internal/stock"
 )
@@ -123,7 +124,7 @@ func Bus(n Needs, check bus.Checker, producers int) (*bus.RocketMQ, error) {
 func busOptions(n Needs, check bus.Checker) bus.Options {
 	return bus.Options{
 		Check: check, CheckTimeout: n.Config.RocketMQ.CheckTimeout,
-		BatchMessages: n.Config.Worker.MaxMessages, Handlers: n.Config.Worker.Handlers, Linger: n.Config.Worker.Linger, DrainTimeout: n.Config.Worker.DrainTimeout,
+		BatchMessages: n.Config.Worker.MaxMessages, Handlers: n.Config.Worker.Handlers, Linger: gather.Linger{Most: n.Config.Worker.Linger, Lull: n.Config.Worker.Lull}, DrainTimeout: n.Config.Worker.DrainTimeout,
 		Logger: n.Log, Registerer: n.Registerer,
 	}
 }

@@ -15,15 +15,23 @@ import (
 type Group[Q, A any] struct {
 	calls  int
 	most   int
-	linger time.Duration
+	linger Linger
 	do     func(context.Context, []Q) ([]A, error)
 	under  sync.WaitGroup
 	full   chan struct{} // as many questions wait as one call takes
 
 	mu      sync.Mutex
 	waiting []*ask[Q, A]
-	asked   int // questions that wait
+	asked   int       // questions that wait
+	latest  time.Time // when the last of them came
 	running int
+}
+
+// Linger is how long a call that is not full yet waits for more questions. The zero value
+// waits for none.
+type Linger struct {
+	Most time.Duration // since its first question, while others keep coming
+	Lull time.Duration // since the last one that came
 }
 
 // ask is what one caller wants to know.
@@ -48,10 +56,9 @@ func (p *Panic) Error() string { return fmt.Sprintf("%v\n%s", p.Value, p.Stack) 
 
 // New makes a group of which do answers up to most questions at a time (more if a single
 // caller has more), with an answer each, or none at all; up to calls of it run side by
-// side. A call that is not full yet waits until its first question has waited for linger;
-// 0 = for nobody. Its context is that of the caller who came last.
-func New[Q, A any](calls, most int, linger time.Duration, do func(context.Context, []Q) ([]A, error)) *Group[Q, A] {
-	if calls < 1 || most < 1 || linger < 0 {
+// side. Its context is that of the caller who came last.
+func New[Q, A any](calls, most int, linger Linger, do func(context.Context, []Q) ([]A, error)) *Group[Q, A] {
+	if calls < 1 || most < 1 || linger.Most < 0 || linger.Lull < 0 {
 		panic("BUG: gather.New wants room for one call of one question, and no time before now")
 	}
 	return &Group[Q, A]{calls: calls, most: most, linger: linger, do: do, full: make(chan struct{}, 1)}
@@ -62,7 +69,7 @@ func New[Q, A any](calls, most int, linger time.Duration, do func(context.Contex
 func (g *Group[Q, A]) Do(ctx context.Context, questions ...Q) ([]A, error) {
 	a := &ask[Q, A]{ctx: ctx, at: time.Now(), questions: questions, done: make(chan struct{})}
 	g.mu.Lock()
-	g.waiting = append(g.waiting, a)
+	g.waiting, g.latest = append(g.waiting, a), a.at
 	if g.asked += len(questions); g.asked >= g.most {
 		select {
 		case g.full <- struct{}{}:
@@ -104,28 +111,31 @@ func (g *Group[Q, A]) run() {
 
 // rest waits until those who wait are to be called for.
 func (g *Group[Q, A]) rest() {
-	if g.linger == 0 {
-		return
-	}
-	g.mu.Lock()
-	var wait time.Duration
-	if len(g.waiting) > 0 && g.asked < g.most {
-		wait = g.linger - time.Since(g.waiting[0].at)
+	for wait := g.pause(); wait > 0; wait = g.pause() {
+		timer := time.NewTimer(wait)
 		select {
-		case <-g.full: // of those who have been called for
-		default:
+		case <-timer.C:
+		case <-g.full:
+			timer.Stop()
 		}
 	}
-	g.mu.Unlock()
-	if wait <= 0 {
-		return
+}
+
+// pause is how long to wait at least before those who wait are called for.
+func (g *Group[Q, A]) pause() time.Duration {
+	if g.linger.Most == 0 {
+		return 0
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) == 0 || g.asked >= g.most {
+		return 0
+	}
 	select {
-	case <-timer.C:
-	case <-g.full:
+	case <-g.full: // of those who have been called for
+	default:
 	}
+	return min(g.linger.Most-time.Since(g.waiting[0].at), g.linger.Lull-time.Since(g.latest))
 }
 
 // take takes those who have waited longest, without those who have gone. None: the

@@ -27,7 +27,7 @@ func TestWhoWaitsGoesTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var sizes []int
-		g := gather.New(1, 4, 0, func(ctx context.Context, qs []int) ([]int, error) {
+		g := gather.New(1, 4, gather.Linger{}, func(ctx context.Context, qs []int) ([]int, error) {
 			mu.Lock()
 			sizes = append(sizes, len(qs))
 			mu.Unlock()
@@ -61,7 +61,7 @@ func TestWhoWaitsGoesTogether(t *testing.T) {
 func TestSoManyCallsSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now, peak atomic.Int32
-		g := gather.New(3, 1, 0, func(ctx context.Context, qs []int) ([]int, error) {
+		g := gather.New(3, 1, gather.Linger{}, func(ctx context.Context, qs []int) ([]int, error) {
 			if n := now.Add(1); n > peak.Load() {
 				peak.Store(n)
 			}
@@ -84,7 +84,7 @@ func TestSoManyCallsSideBySide(t *testing.T) {
 func TestWhoHasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked []int
-		g := gather.New(1, 10, 0, func(ctx context.Context, qs []int) ([]int, error) {
+		g := gather.New(1, 10, gather.Linger{}, func(ctx context.Context, qs []int) ([]int, error) {
 			asked = append(asked, qs...)
 			<-time.After(time.Second)
 			return double(ctx, qs)
@@ -113,7 +113,7 @@ func TestWhoHasGone(t *testing.T) {
 func TestAnErrorOrAPanicIsEverybodys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")
-		g := gather.New(1, 10, 0, func(_ context.Context, qs []int) ([]int, error) {
+		g := gather.New(1, 10, gather.Linger{}, func(_ context.Context, qs []int) ([]int, error) {
 			<-time.After(time.Second)
 			switch qs[0] {
 			case 0:
@@ -152,9 +152,10 @@ func TestAnErrorOrAPanicIsEverybodys(t *testing.T) {
 	})
 }
 
-// A call waits for others so long, unless it is full before.
+// A call waits for others while they keep coming, and so long at most, unless it is full
+// before.
 func TestALingeringCall(t *testing.T) {
-	const linger = 100 * time.Millisecond
+	linger := gather.Linger{Most: 100 * time.Millisecond, Lull: 30 * time.Millisecond}
 	synctest.Test(t, func(t *testing.T) {
 		type call struct {
 			after time.Duration
@@ -163,7 +164,7 @@ func TestALingeringCall(t *testing.T) {
 		var mu sync.Mutex
 		var calls []call
 		began := time.Now()
-		g := gather.New(2, 3, linger, func(ctx context.Context, qs []int) ([]int, error) {
+		g := gather.New(2, 6, linger, func(ctx context.Context, qs []int) ([]int, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			calls = append(calls, call{time.Since(began), len(qs)})
@@ -177,24 +178,37 @@ func TestALingeringCall(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		ask()
-		<-time.After(linger / 2)
-		ask()
+		restart := func() {
+			asking.Wait()
+			g.Wait()
+			calls, began = nil, time.Now()
+		}
+		for range 2 {
+			ask()
+			<-time.After(20 * time.Millisecond)
+		}
 		asking.Wait()
-		require.Equal(t, []call{{linger, 2}}, calls)
+		require.Equal(t, []call{{20*time.Millisecond + linger.Lull, 2}}, calls, "nobody comes any more")
 
-		calls, began = nil, time.Now()
-		for range 3 {
+		restart()
+		for range 7 {
+			ask()
+			<-time.After(24 * time.Millisecond)
+		}
+		asking.Wait()
+		require.Equal(t, []call{{linger.Most, 5}, {6*24*time.Millisecond + linger.Lull, 2}}, calls, "they keep coming")
+
+		restart()
+		for range 6 {
 			ask()
 		}
 		asking.Wait()
-		require.Equal(t, []call{{0, 3}}, calls)
-		g.Wait()
+		require.Equal(t, []call{{0, 6}}, calls, "it is full")
 
-		calls, began = nil, time.Now()
+		restart()
 		ask()
 		asking.Wait()
-		require.Equal(t, []call{{linger, 1}}, calls, "that it was full once is forgotten")
+		require.Equal(t, []call{{linger.Lull, 1}}, calls, "that it was full once is forgotten")
 		g.Wait()
 	})
 }

@@ -21,17 +21,17 @@ type Answer struct {
 	Settled     bool // the order is in the ledger
 }
 
-// Request is one shopper's purchase on its way through the protocol. Two
-// goroutines hold it: the shopper's, which waits, and a flusher, which answers.
-// Whichever lets go last puts it back into the pool.
+// Request is one shopper's purchase on its way through the protocol. Two goroutines hold
+// it: the shopper's, which waits, and a flusher, which answers. The shopper's puts it back
+// into the pool, unless its deadline came first: a flusher may hold it still.
 type Request struct {
 	Order    sale.Order // with the id that it gets if it wins
 	Deadline time.Time  // when the shopper stops waiting
 	Span     trace.Span // of the shopper's request, if it is followed; nil otherwise
 
 	state atomic.Int32
-	reply chan Answer // holds one
-	timer *time.Timer
+	reply chan Answer // holds one: the flusher's, or that of the deadline
+	timer *time.Timer // calls expire
 }
 
 // The states of a request. Each move is one compare-and-swap.
@@ -39,14 +39,15 @@ const (
 	queued    = iota // nobody has begun: it may be withdrawn
 	taken            // a flusher works on it
 	answered         // the answer is in reply
-	withdrawn        // the shopper left before a flusher took it
-	abandoned        // the shopper left while a flusher worked on it
+	withdrawn        // the deadline came before a flusher took it
+	abandoned        // the deadline came while a flusher worked on it
 )
 
 var requests = sync.Pool{New: func() any {
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return &Request{reply: make(chan Answer, 1), timer: t}
+	r := &Request{reply: make(chan Answer, 1)}
+	r.timer = time.AfterFunc(time.Hour, r.expire)
+	r.timer.Stop()
+	return r
 }}
 
 // NewRequest returns a request for an order, from the pool.
@@ -62,27 +63,29 @@ func (r *Request) recycle() {
 	requests.Put(r)
 }
 
-// Take claims a queued request for the calling flusher. false: the shopper has
-// left, and the request must not be touched again.
-func (r *Request) Take() bool {
-	if r.state.CompareAndSwap(queued, taken) {
-		return true
-	}
-	r.recycle()
-	return false
-}
+// Take claims a queued request for the calling flusher. false: the shopper has left, and
+// the request is nobody's.
+func (r *Request) Take() bool { return r.state.CompareAndSwap(queued, taken) }
 
 // Answer answers a taken request. It never blocks, and the request must not be
 // touched afterwards.
 func (r *Request) Answer(a Answer) {
-	if r.state.CompareAndSwap(taken, answered) {
+	switch {
+	case r.state.CompareAndSwap(taken, answered):
 		r.reply <- a
-		return
-	}
-	if r.state.Load() != abandoned {
+	case r.state.Load() != abandoned:
 		panic("BUG: request answered twice, or before it was taken")
 	}
-	r.recycle()
+}
+
+// expire answers at the deadline, unless a flusher was quicker.
+func (r *Request) expire() {
+	switch {
+	case r.state.CompareAndSwap(queued, withdrawn):
+		r.reply <- Answer{Code: sale.CodeUnavailable}
+	case r.state.CompareAndSwap(taken, abandoned):
+		r.reply <- Answer{Code: sale.CodeOutcomeUnknown}
+	}
 }
 
 // Wait blocks until the request is answered or its deadline has passed, and says
@@ -90,21 +93,10 @@ func (r *Request) Answer(a Answer) {
 // flusher had. The request must not be touched afterwards.
 func (r *Request) Wait() Answer {
 	r.timer.Reset(time.Until(r.Deadline))
-	select {
-	case a := <-r.reply:
-		r.timer.Stop()
-		r.recycle()
-		return a
-	case <-r.timer.C:
-	}
-	if r.state.CompareAndSwap(queued, withdrawn) {
-		return Answer{Code: sale.CodeUnavailable}
-	}
-	if r.state.CompareAndSwap(taken, abandoned) {
-		return Answer{Code: sale.CodeOutcomeUnknown}
-	}
 	a := <-r.reply
-	r.recycle()
+	if r.timer.Stop() { // or else expire holds it, or what came was the deadline
+		r.recycle()
+	}
 	return a
 }
 
