@@ -20,6 +20,7 @@ func TestAWaitThatEndsFirstSaysWhatIsTrue(t *testing.T) {
 		q := NewRequest(sale.Order{}, past)
 		require.True(t, q.Take())
 		require.Equal(t, Answer{Code: sale.CodeOutcomeUnknown}, q.Wait())
+		require.NotSame(t, q, NewRequest(sale.Order{}, past), "the flusher holds it still")
 		q.Answer(Answer{OrderID: 1}) // to nobody, and without blocking
 	})
 	t.Run("the answer was there", func(t *testing.T) {

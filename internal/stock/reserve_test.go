@@ -113,6 +113,16 @@ var reserveCases = []testCase{
 		require.Equal(t, []Outcome{{Verdict: Reserved}, met, reused, {Verdict: Reserved}}, f.reserve(t, b))
 		f.counts(t, 7, 3)
 	}},
+	{"an order that was there before is of its own batch, whatever else the user wins", func(t *testing.T, f *fixture) {
+		old := f.sell(t, "ann", "old", 1)
+		b := f.batch(f.order("ann", "new", 1), f.order("ann", "old", 1), f.order("bob", "k", 1))
+		met := Outcome{Verdict: Replay, OrderID: old.Orders[0].ID, BatchID: old.ID, Quantity: 1, Batch: StateSettled}
+		require.Equal(t, []Outcome{{Verdict: Reserved}, met, {Verdict: Reserved}}, f.reserve(t, b))
+		require.Len(t, f.lookup(t, "ann"), 2)
+		held := f.batches(t)[b.ID].Orders
+		require.Equal(t, []sale.ID{b.Orders[0].ID, b.Orders[2].ID}, []sale.ID{held[0].ID, held[1].ID})
+		f.counts(t, 7, 3)
+	}},
 	{"orders without a key are one purchase a user", func(t *testing.T, f *fixture) {
 		f.win(t, "ann", "", 1)
 		require.Equal(t, Replay, f.reserve(t, f.batch(f.order("ann", "", 1)))[0].Verdict)
