@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/enginetest"
+	"flashgate/internal/gather"
 	"flashgate/internal/sale"
 )
 
@@ -289,6 +290,40 @@ func TestRescue(t *testing.T) {
 	stopped, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.False(t, r.take(stopped, t.Context(), messages[:1]), "a stop acknowledges nothing")
+}
+
+// Messages that come one by one are gathered until they fill a call of the handler, each
+// of them waiting in a callback of the client; and those of a lull are called for.
+func TestMessagesGather(t *testing.T) {
+	const whole = 200
+	b := rocketPlace(t)(t, Options{
+		Check: answering(Commit), Logger: quiet(),
+		BatchMessages: whole, Handlers: 1, Linger: gather.Linger{Most: time.Hour, Lull: 2 * time.Second},
+	})
+	var mu sync.Mutex
+	var calls []int
+	consume(t, b, func(_ context.Context, deliveries []Delivery) error {
+		mu.Lock()
+		defer mu.Unlock()
+		calls = append(calls, len(deliveries))
+		return nil
+	}, answering(Unknown))
+	called := func(times int) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(calls) >= times
+		}
+	}
+	send(t, b, newBatch(1), Commit)
+	eventually(t, "a message that comes alone", called(1)) // and now the consumer has its queues
+	for range whole {
+		send(t, b, newBatch(1), Commit)
+	}
+	eventually(t, "a whole call", called(2))
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []int{1, whole}, calls)
 }
 
 func TestEnsureTopics(t *testing.T) {
