@@ -63,8 +63,8 @@ const (
 	// cutoffMarginMillis is taken off every lease for clocks that do not run alike; they
 	// differ by less than a thousandth.
 	cutoffMarginMillis = 1
-	// cutoffAwayMillis is how near its beginning or its end a sale must not be, by this
-	// gateway's clock: whether it has begun or ended is for Redis to say.
+	// cutoffAwayMillis is how near its end a sale must not be, by this gateway's clock:
+	// whether it has ended is for Redis to say.
 	cutoffAwayMillis = 2_000
 )
 
@@ -86,6 +86,7 @@ type shutter struct {
 	asks  atomic.Int64 // shoppers that were told SOLD_OUT
 	kept  atomic.Bool  // somebody takes care of the view
 	later atomic.Int64 // not to be kept before, Unix ms
+	begun atomic.Int64 // the sale's start, Unix ms, that had come when Redis said SOLD_OUT last
 
 	second atomic.Int64 // Unix time in which Redis said SOLD_OUT last
 	before atomic.Int64 // asks at its beginning
@@ -125,9 +126,14 @@ func (k *cutoff) refuses(l *listing, user string, quantity int, at, now time.Tim
 	if _, known := v.buyers[user]; known {
 		return false
 	}
-	const away = cutoffAwayMillis * time.Millisecond
 	s := &l.sale
-	if s.Status != sale.Opened || quantity > s.PerUserLimit || now.Before(s.StartsAt.Add(away)) || now.After(s.EndsAt.Add(-away)) {
+	if s.Status != sale.Opened || quantity > s.PerUserLimit {
+		return false
+	}
+	// The rush is in the first seconds of a sale, so the first SOLD_OUT must do to tell
+	// that it has begun; of a start that was moved since, Redis is asked again.
+	const away = cutoffAwayMillis * time.Millisecond
+	if l.shutter.begun.Load() != s.StartsAt.UnixMilli() || now.Before(s.StartsAt) || now.After(s.EndsAt.Add(-away)) {
 		return false
 	}
 	l.shutter.asks.Add(1)
@@ -138,6 +144,7 @@ func (k *cutoff) refuses(l *listing, user string, quantity int, at, now time.Tim
 // soldOut hears that a shopper was answered SOLD_OUT by Redis.
 func (k *cutoff) soldOut(l *listing, at time.Time) {
 	s := l.shutter
+	s.begun.Store(l.sale.StartsAt.UnixMilli())
 	if k.lease == 0 || s.ask(at) < k.worth || at.UnixMilli() < s.later.Load() {
 		return
 	}

@@ -71,13 +71,14 @@ func TestCutoffRefuses(t *testing.T) {
 	require.Equal(t, 2.0, float64(x.g.cutoff.buyers.Load()))
 }
 
-// What the sale's terms may say comes from Redis, and so does all in the seconds around
-// its beginning and its end.
+// What the sale's terms may say comes from Redis: that it has begun, once, and in the
+// seconds around its end everything.
 func TestCutoffLeavesTermsToRedis(t *testing.T) {
 	v := &soldOut{until: time.Now().Add(time.Hour), wall: time.Now().Add(time.Hour).UnixNano(), buyers: map[string]struct{}{"bob": {}}}
 	k := newCutoff(nil, time.Millisecond, 1, 1, nil)
 	refuses := func(change func(s *sale.Sale), now time.Time) bool {
 		l := &listing{sale: flashSale(), shutter: new(shutter)}
+		k.soldOut(l, time.Now())
 		change(&l.sale)
 		l.shutter.view.Store(v)
 		return k.refuses(l, "alice", 1, time.Now(), now)
@@ -87,8 +88,9 @@ func TestCutoffLeavesTermsToRedis(t *testing.T) {
 	require.True(t, refuses(same, clock()))
 	require.False(t, refuses(func(s *sale.Sale) { s.Status = sale.Paused }, clock()))
 	require.False(t, refuses(func(s *sale.Sale) { s.PerUserLimit = 0 }, clock()))
-	require.False(t, refuses(same, s.StartsAt.Add(time.Second)))
-	require.True(t, refuses(same, s.StartsAt.Add(3*time.Second)))
+	require.True(t, refuses(same, s.StartsAt), "the first moment is the busiest")
+	require.False(t, refuses(same, s.StartsAt.Add(-time.Millisecond)), "this clock is behind Redis's")
+	require.False(t, refuses(func(s *sale.Sale) { s.StartsAt = s.StartsAt.Add(time.Minute) }, clock()), "the start was moved")
 	require.True(t, refuses(same, s.EndsAt.Add(-3*time.Second)))
 	require.False(t, refuses(same, s.EndsAt.Add(-time.Second)))
 }

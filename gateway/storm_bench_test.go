@@ -77,6 +77,7 @@ func storm(t testing.TB) (g *Gateway, requests [][]byte) {
 	require.NoError(t, g.catalog.refresh(context.Background()))
 	l, _ := g.catalog.find([]byte("spring"))
 	until := time.Now().Add(time.Hour)
+	g.cutoff.soldOut(l, time.Now())
 	l.shutter.view.Store(&soldOut{until: until, wall: until.UnixNano(), buyers: map[string]struct{}{"bob": {}}})
 
 	issuer, err := token.NewIssuer(secret, "", "")
