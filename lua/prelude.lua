@@ -88,12 +88,17 @@ local function named(buyers, orders, batch)
 end
 
 -- standing is the state of the batch that a record names. Absent means settled only
--- because the record, read in this same script, is HELD.
-local function standing(batches, batch, state)
-  local value = redis.call('HGET', batches, batch)
-  if value then return STATE_OF[sub(value, 1, 1)] end
-  if state == HELD then return SETTLED end
-  return ABSENT
+-- because the record, read in this same script, is HELD. seen is what the script has found
+-- so far, by batch: its value holds all its orders, too much to be read for each of them.
+local function standing(batches, batch, state, seen)
+  local found = seen[batch]
+  if not found then
+    local value = redis.call('HGET', batches, batch)
+    found = value and STATE_OF[sub(value, 1, 1)] or ABSENT
+    seen[batch] = found
+  end
+  if found == ABSENT and state == HELD then return SETTLED end
+  return found
 end
 
 -- move takes units from the free stock to the held ones (back, when below zero: pass

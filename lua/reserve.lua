@@ -92,6 +92,7 @@ end
 
 local verdicts, reply, units, won = {}, { OK }, 0, 0
 local grown = {} -- by user: where the records begin that this call adds
+local seen = {}
 for i = 1, count do
   local user, entry = user_of[i], entry_of[i]
   local mine, want = records[user], units_of(entry)
@@ -107,7 +108,7 @@ for i = 1, count do
     elseif of == batch then
       return { BATCH_KNOWN } -- settled already; of the batch nothing has been written so far
     else
-      state = standing(batches, of, state)
+      state = standing(batches, of, state, seen)
     end
     reply[#reply + 1] = sub(mine, from, till) .. string.char(state)
     verdict = units_of(met) == want and REPLAY or KEY_REUSED

@@ -73,6 +73,25 @@ var reserveCases = []testCase{
 		require.Equal(t, want, retry())
 		f.counts(t, 10, 0)
 	}},
+	{"replays of one batch say each how its own order stands", func(t *testing.T, f *fixture) {
+		one := f.batch(f.order("ann", "k", 1), f.order("bob", "k", 1), f.order("cy", "k", 1))
+		f.reserve(t, one)
+		f.mustConfirm(t, one, StateConfirmed)
+		_, err := f.Settle(t.Context(), f.sale.ID, []sale.ID{one.ID}, f.noneActive(t))
+		require.NoError(t, err)
+		f.mustRestore(t, &one.Orders[1], one.ID, true)
+		two := f.win(t, "dan", "k", 1)
+		again := f.batch(f.order("bob", "k", 1), f.order("ann", "k", 1), f.order("dan", "k", 1), f.order("bob", "k", 1), f.order("cy", "k", 1))
+		var states []State
+		for _, out := range f.reserve(t, again) {
+			require.Equal(t, Replay, out.Verdict)
+			states = append(states, out.Batch)
+		}
+		require.Equal(t, []State{StateAbsent, StateSettled, StateReserved, StateAbsent, StateSettled}, states)
+		require.Equal(t, StateReserved, f.lookup(t, "dan")[0].Batch)
+		f.mustConfirm(t, two, StateConfirmed)
+		require.Equal(t, StateConfirmed, f.lookup(t, "dan")[0].Batch)
+	}},
 	{"a key of another quantity is reused, before anything else", func(t *testing.T, f *fixture) {
 		b := f.win(t, "ann", "k", 3)
 		f.terms.Paused = true
