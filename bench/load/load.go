@@ -27,7 +27,7 @@ const pauseAfterFaultMillis = 20
 // latency counts from when it was due. So a stall is seen by all who would have come
 // meanwhile, and not by one request a connection.
 type Load struct {
-	Addrs       []string // request i goes to addrs[i % len]
+	Addrs       []string // request i goes to addrs[i % len], but for the last ones: see shares
 	Connections int
 	Requests    int
 	Due         func(i int) time.Duration // when request i is due, from the start, never earlier than i-1; nil = closed loop
@@ -72,15 +72,14 @@ func (l *Load) Run(ctx context.Context, progress *Progress) (*Recording, error) 
 	finish := progress.follow(rec.Kinds, l.Requests)
 	defer finish()
 
-	cursors := make([]atomic.Int64, len(l.Addrs))
+	left := &shares{taken: make([]atomic.Int64, len(l.Addrs)), requests: l.Requests}
 	rec.Began = time.Now()
 	if l.Duration > 0 {
 		defer time.AfterFunc(l.Duration, func() { stop.Store(true) }).Stop()
 	}
 	var wg sync.WaitGroup
 	for n, c := range conns {
-		gateway := n % len(l.Addrs)
-		wg.Go(func() { l.drive(ctx, c, rec, gateway, &cursors[gateway], &stop) })
+		wg.Go(func() { l.drive(ctx, c, rec, left, n%len(l.Addrs), &stop) })
 	}
 	wg.Wait()
 	rec.Took = time.Since(rec.Began)
@@ -101,13 +100,32 @@ func (l *Load) dial() ([]*Conn, error) {
 	return conns, nil
 }
 
-// drive is the life of one connection: the requests of its gateway, in order.
-func (l *Load) drive(ctx context.Context, c *Conn, rec *Recording, gateway int, cursor *atomic.Int64, stop *atomic.Bool) {
+// shares are the requests that nobody has sent yet, by gateway.
+type shares struct {
+	taken    []atomic.Int64 // of each gateway's share, or more: they go on counting
+	requests int
+}
+
+// next takes a request for a gateway: of its own share, in order, and when all of that is
+// taken one of another's. Otherwise the end of a load would be of the slowest gateway
+// alone, while half of the connections have nothing to do. False: none are left.
+func (s *shares) next(gateway int) (i int, ok bool) {
+	for n := range s.taken {
+		of := (gateway + n) % len(s.taken)
+		if i = int(s.taken[of].Add(1)-1)*len(s.taken) + of; i < s.requests {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// drive is the life of one connection to a gateway.
+func (l *Load) drive(ctx context.Context, c *Conn, rec *Recording, left *shares, gateway int, stop *atomic.Bool) {
 	r := &Reader{Kinds: rec.Kinds}
 	var buf []byte
 	for !stop.Load() {
-		i := int(cursor.Add(1)-1)*len(l.Addrs) + gateway
-		if i >= l.Requests {
+		i, ok := left.next(gateway)
+		if !ok {
 			return
 		}
 		buf = l.Build(buf[:0], c.Addr, i)
