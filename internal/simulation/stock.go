@@ -26,8 +26,15 @@ func (s simStock) reserve(b *sale.Batch, terms *stock.Terms, hold time.Duration)
 	if terms.Paused {
 		paused = "1"
 	}
-	reply, err := s.t.script(false, "reserve", packID(b.ID), format(terms.StartsAt.UnixMilli()), format(terms.EndsAt.UnixMilli()),
-		paused, format(int64(terms.PerUserLimit)), format(hold.Milliseconds()), packOrders(b.Orders))
+	id := packID(b.ID)
+	args := []string{
+		id, format(terms.StartsAt.UnixMilli()), format(terms.EndsAt.UnixMilli()),
+		paused, format(int64(terms.PerUserLimit)), format(hold.Milliseconds()), packOrders(b.Orders),
+	}
+	for i := range b.Orders {
+		args = append(args, b.Orders[i].UserID, "H"+string(appendEntry(nil, &b.Orders[i]))+id)
+	}
+	reply, err := s.t.script(false, "reserve", args...)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"flashgate/internal/sale"
@@ -103,6 +104,30 @@ func packOrders(orders []sale.Order) (string, error) {
 		}
 	}
 	return string(b), nil
+}
+
+// appendAsks appends, for each order, its user and the record that it gets in a batch,
+// which are made out of the packed orders.
+func appendAsks(args []string, orders []sale.Order, packed, batchID string) []string {
+	var records strings.Builder
+	records.Grow(len(packed) + len(orders)*len(batchID)) // and no more: a record lacks its user
+	first := len(args)
+	for i := range orders {
+		user := orders[i].UserID
+		entry := packed[1+len(user):]
+		entry = entry[:entryBytes+int(entry[entryBytes-1]&0x7f)]
+		packed = packed[1+len(user)+len(entry):]
+		records.WriteByte(stateHeld)
+		records.WriteString(entry)
+		records.WriteString(batchID)
+		args = append(args, user, entry)
+	}
+	rest := records.String()
+	for i := first + 1; i < len(args); i += 2 {
+		size := 1 + len(args[i]) + len(batchID)
+		args[i], rest = rest[:size], rest[size:]
+	}
+	return args
 }
 
 func packID(id sale.ID) string {

@@ -29,9 +29,12 @@ func (s *Store) Reserve(ctx context.Context, b *sale.Batch, terms Terms, hold ti
 	if terms.Paused {
 		paused = "1"
 	}
-	code, reply, err := s.runReady(ctx, s.opts.CallTimeout, reserveScript, b.SaleID,
-		packID(b.ID), formatMillis(terms.StartsAt), formatMillis(terms.EndsAt), paused,
+	id := packID(b.ID)
+	args := make([]string, 0, 7+2*len(b.Orders))
+	args = append(args, id, formatMillis(terms.StartsAt), formatMillis(terms.EndsAt), paused,
 		strconv.Itoa(terms.PerUserLimit), formatInt(hold.Milliseconds()), orders)
+	args = appendAsks(args, b.Orders, orders, id)
+	code, reply, err := s.runReady(ctx, s.opts.CallTimeout, reserveScript, b.SaleID, args...)
 	switch {
 	case err != nil:
 		return 0, err

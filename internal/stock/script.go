@@ -35,7 +35,7 @@ func newScript(name string, keys []key, args string) *script {
 }
 
 var (
-	reserveScript  = newScript("reserve", allKeys, "batch starts_ms ends_ms paused limit hold_ms orders")
+	reserveScript  = newScript("reserve", allKeys, "batch starts_ms ends_ms paused limit hold_ms orders (user record)*")
 	confirmScript  = newScript("confirm", allKeys, "batch epoch decide orders")
 	releaseScript  = newScript("release", allKeys, "batch epoch decide orders")
 	adoptScript    = newScript("adopt", []key{keyStock, keyBuyers, keyBatches, keyMeta}, "batch epoch orders")
