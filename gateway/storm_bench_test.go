@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"flashgate/internal/limits"
@@ -110,10 +111,12 @@ func BenchmarkStorm(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			l.shutter.view.Store(view)
 			b.ReportAllocs()
+			refused := testutil.ToFloat64(g.cutoff.refusals)
 			b.ResetTimer()
 			began := processorTime(b)
 			last := g.serveStorm(requests, b.N)
 			require.Contains(b, last, "SOLD_OUT")
+			require.Equal(b, view != nil, testutil.ToFloat64(g.cutoff.refusals) == refused+float64(b.N))
 			b.ReportMetric(float64(processorTime(b)-began)/float64(b.N), "cpu-ns/op")
 		})
 	}
@@ -136,8 +139,10 @@ func TestStormAllocates(t *testing.T) {
 	require.Contains(t, answer, "HTTP/1.1 409 ")
 	require.Contains(t, answer, `"code":"SOLD_OUT"`)
 	const each = 1000
+	refused := testutil.ToFloat64(g.cutoff.refusals)
 	allocs := testing.AllocsPerRun(10, func() { g.serveStorm(requests, each) }) / each
 	t.Logf("%.3f allocations a refusal", allocs)
+	require.Equal(t, refused+11*each, testutil.ToFloat64(g.cutoff.refusals), "all by the cut-off; the first run warms up")
 	if !raceEnabled { // pools drop at random under the race detector
 		require.Less(t, allocs, stormAllocs+0.1) // a connection's own are spread over its requests
 	}

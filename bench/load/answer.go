@@ -209,11 +209,11 @@ func member(body []byte, name string) []byte {
 	if at < 0 {
 		return nil
 	}
-	rest := skipBlanks(body[at+len(name):])
+	rest := bytes.TrimLeft(body[at+len(name):], " \t\r\n")
 	if len(rest) == 0 || rest[0] != ':' {
 		return nil
 	}
-	rest = skipBlanks(rest[1:])
+	rest = bytes.TrimLeft(rest[1:], " \t\r\n")
 	if len(rest) == 0 || rest[0] != '"' {
 		return nil
 	}
@@ -222,12 +222,4 @@ func member(body []byte, name string) []byte {
 		return nil
 	}
 	return value
-}
-
-// skipBlanks is what follows JSON's white space.
-func skipBlanks(b []byte) []byte {
-	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t' || b[0] == '\r' || b[0] == '\n') {
-		b = b[1:]
-	}
-	return b
 }
