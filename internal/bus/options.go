@@ -58,6 +58,7 @@ type Options struct {
 	ProducerGroup string        // who is asked back; the same in every gateway; flashgate-gateway
 	ConsumerGroup string        // who shares the messages; the same in every worker; flashgate-worker
 	Producers     int           // connections that send; 4
+	PullInterval  time.Duration // from what a queue brought until it is asked for more, added to the Linger's lull; 0
 
 	// Embedded only.
 	File          string        // the SQLite file; made if absent

@@ -44,7 +44,9 @@ func (r *RocketMQ) Consume(ctx context.Context, handle Handler, check Checker) e
 	}
 	work, cancel := draining(ctx, r.options.DrainTimeout)
 	defer cancel()
-	together := gather.New(r.options.Handlers, r.options.BatchMessages, r.options.Linger, func(ctx context.Context, deliveries []Delivery) ([]struct{}, error) {
+	linger := r.options.Linger
+	linger.Lull += r.options.PullInterval // a queue that has more brings it so much later
+	together := gather.New(r.options.Handlers, r.options.BatchMessages, linger, func(ctx context.Context, deliveries []Delivery) ([]struct{}, error) {
 		return nil, handle(ctx, deliveries)
 	})
 	g := &giver{metrics: r.metrics, log: r.log, handle: func(ctx context.Context, deliveries []Delivery) error {
@@ -173,6 +175,9 @@ func (s *subscription) open() (pushConsumer, error) {
 		consumer.WithMaxReconsumeTimes(math.MaxInt32),
 		consumer.WithPullThresholdForQueue(int64(min(queueMessages*options.BatchMessages, maxQueueFetched))),
 		consumer.WithPullThresholdSizeForQueue(queueMebibytes),
+		// A pull costs broker and worker as much for one message as for many. A queue that was
+		// empty still brings its next message at once.
+		consumer.WithPullInterval(options.PullInterval),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: %w", err)

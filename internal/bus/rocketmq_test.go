@@ -326,6 +326,50 @@ func TestMessagesGather(t *testing.T) {
 	require.Equal(t, []int{1, whole}, calls)
 }
 
+// A queue that had messages is left alone for the pull interval: what comes meanwhile comes
+// at once, and a call that gathers waits for it.
+func TestPullInterval(t *testing.T) {
+	const messages = 60
+	run := func(t *testing.T, linger gather.Linger) []int {
+		b := rocketPlace(t)(t, Options{
+			Check: answering(Commit), Logger: quiet(), BatchMessages: 2 * messages, Handlers: 8,
+			Linger: linger, PullInterval: 2 * time.Second,
+		})
+		var mu sync.Mutex
+		var calls []int
+		delivered := 0
+		consume(t, b, func(_ context.Context, deliveries []Delivery) error {
+			mu.Lock()
+			defer mu.Unlock()
+			calls = append(calls, len(deliveries))
+			delivered += len(deliveries)
+			return nil
+		}, answering(Unknown))
+		come := func(n int) func() bool {
+			return func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return delivered >= n
+			}
+		}
+		send(t, b, newBatch(1), Commit)
+		eventually(t, "a message that comes alone", come(1)) // and now the consumer has its queues
+		for range messages {
+			send(t, b, newBatch(1), Commit)
+		}
+		eventually(t, "all messages", come(1+messages))
+		mu.Lock()
+		defer mu.Unlock()
+		return calls
+	}
+	t.Run("many in a pull", func(t *testing.T) {
+		require.Less(t, len(run(t, gather.Linger{})), messages/4)
+	})
+	t.Run("waited for", func(t *testing.T) {
+		require.Equal(t, []int{1, messages}, run(t, gather.Linger{Most: time.Hour, Lull: 300 * time.Millisecond}))
+	})
+}
+
 func TestEnsureTopics(t *testing.T) {
 	servers := []string{enginetest.RocketMQ(t)}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

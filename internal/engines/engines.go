@@ -117,7 +117,7 @@ func Bus(n Needs, check bus.Checker, producers int) (*bus.RocketMQ, error) {
 	r := &n.Config.RocketMQ
 	o := busOptions(n, check)
 	o.NameServers, o.Topic, o.ProducerGroup, o.ConsumerGroup = r.NameServers, r.Topic, r.ProducerGroup, r.ConsumerGroup
-	o.Producers = producers
+	o.Producers, o.PullInterval = producers, r.PullInterval
 	return bus.OpenRocketMQ(o)
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,10 @@ type Process struct {
 	PIDFile string   `json:"pid_file"` // the pid it was last started with
 	Logs    []string `json:"logs"`     // Logs[0] takes stdout and stderr; the others the engine writes itself
 	Nice    int      `json:"nice"`     // how far it yields the processor to others; 0 = as its starter does
+
+	// TimerSlack is how much later than asked for its timers may wake it, so that one wake
+	// does for many; 0 = as its starter's.
+	TimerSlack time.Duration `json:"timer_slack"`
 }
 
 // BehindNice is the Nice of what is behind the rush: the ledger's engine, and workers and
@@ -119,7 +124,7 @@ func (p *Process) Start() error {
 		// terminal is not sent to it.
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	if err := cmd.Start(); err != nil {
+	if err := withTimerSlack(p.TimerSlack, cmd.Start); err != nil {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}
 	pid := cmd.Process.Pid
@@ -141,6 +146,30 @@ func (p *Process) Start() error {
 		}
 		return fmt.Errorf("%s ended at once%s", p.Name, p.tail())
 	})
+}
+
+// withTimerSlack calls start on a thread of that timer slack, which a process inherits
+// from the thread that starts it.
+func withTimerSlack(slack time.Duration, start func() error) error {
+	if slack == 0 {
+		return start()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, err := os.Readlink("/proc/thread-self")
+	if err != nil {
+		return err
+	}
+	file := filepath.Join("/proc", filepath.Base(thread), "timerslack_ns")
+	before, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, strconv.AppendInt(nil, slack.Nanoseconds(), 10), 0); err != nil {
+		return err
+	}
+	defer func() { _ = os.WriteFile(file, bytes.TrimSpace(before), 0) }()
+	return start()
 }
 
 // Signal sends sig to the running process; one that is not running is an error.
