@@ -3,8 +3,16 @@ package main
 
 import (
 	"os"
+	"time"
 
 	"flashgate/internal/cli"
+	"flashgate/internal/timerslack"
 )
 
-func main() { os.Exit(cli.Run(os.Args[1:], os.Stdout, os.Stderr)) }
+// slack is how late timers may be: a twentieth of the shortest that matters, batch.linger.
+const slack = 500 * time.Microsecond
+
+func main() {
+	timerslack.Adopt(slack)
+	os.Exit(cli.Run(os.Args[1:], os.Stdout, os.Stderr))
+}

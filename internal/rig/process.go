@@ -9,12 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"flashgate/internal/timerslack"
 )
 
 const (
@@ -124,7 +125,7 @@ func (p *Process) Start() error {
 		// terminal is not sent to it.
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	if err := withTimerSlack(p.TimerSlack, cmd.Start); err != nil {
+	if err := timerslack.Start(p.TimerSlack, cmd.Start); err != nil {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}
 	pid := cmd.Process.Pid
@@ -146,30 +147,6 @@ func (p *Process) Start() error {
 		}
 		return fmt.Errorf("%s ended at once%s", p.Name, p.tail())
 	})
-}
-
-// withTimerSlack calls start on a thread of that timer slack, which a process inherits
-// from the thread that starts it.
-func withTimerSlack(slack time.Duration, start func() error) error {
-	if slack == 0 {
-		return start()
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	thread, err := os.Readlink("/proc/thread-self")
-	if err != nil {
-		return err
-	}
-	file := filepath.Join("/proc", filepath.Base(thread), "timerslack_ns")
-	before, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(file, strconv.AppendInt(nil, slack.Nanoseconds(), 10), 0); err != nil {
-		return err
-	}
-	defer func() { _ = os.WriteFile(file, bytes.TrimSpace(before), 0) }()
-	return start()
 }
 
 // Signal sends sig to the running process; one that is not running is an error.
