@@ -9,7 +9,7 @@ import (
 	"flashgate/internal/timerslack"
 )
 
-// slack is how late timers may be: a twentieth of the shortest that matters, batch.linger.
+// slack is how late timers may be: less than any wait for the engines or the network.
 const slack = 500 * time.Microsecond
 
 func main() {

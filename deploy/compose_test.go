@@ -210,7 +210,7 @@ func TestVersionsAgree(t *testing.T) {
 	tested, here := settings(t, "../internal/rig/broker.conf.tmpl"), settings(t, "compose/broker.conf")
 	for _, key := range []string{
 		"brokerRole", "flushDiskType", "autoCreateTopicEnable", "transactionCheckMax",
-		"maxTransferCountOnMessageInMemory", "maxTransferBytesOnMessageInMemory",
+		"maxTransferCountOnMessageInMemory", "maxTransferBytesOnMessageInMemory", "maxTransferCountOnMessageInDisk", "maxTransferBytesOnMessageInDisk",
 	} {
 		require.NotEmpty(t, tested[key], key)
 		require.Equal(t, tested[key], here[key], key)

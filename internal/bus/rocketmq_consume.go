@@ -175,8 +175,8 @@ func (s *subscription) open() (pushConsumer, error) {
 		consumer.WithMaxReconsumeTimes(math.MaxInt32),
 		consumer.WithPullThresholdForQueue(int64(min(queueMessages*options.BatchMessages, maxQueueFetched))),
 		consumer.WithPullThresholdSizeForQueue(queueMebibytes),
-		// A pull costs broker and worker as much for one message as for many. A queue that was
-		// empty still brings its next message at once.
+		// A pull costs broker and worker as much for one message as for many. The client waits
+		// after every pull; one that found nothing yet is held, and answered with the next message.
 		consumer.WithPullInterval(options.PullInterval),
 	)
 	if err != nil {

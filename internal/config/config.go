@@ -94,7 +94,7 @@ type RocketMQ struct {
 	ConsumerGroup   string        `yaml:"consumer_group" default:"flashgate-worker" min:"1" max:"255"`  // the same in every worker
 	Producers       int           `yaml:"producers" default:"4" min:"1" max:"64"`                       // connections of a gateway that send
 	Queues          int           `yaml:"queues" default:"16" min:"1" max:"1024"`                       // of the topic: no more workers than queues can share it
-	PullInterval    time.Duration `yaml:"pull_interval" default:"300ms" min:"0s" max:"10s"`             // how long a worker leaves a queue that had messages alone, for more to come at once
+	PullInterval    time.Duration `yaml:"pull_interval" default:"300ms" min:"0s" max:"2s"`              // how long a worker leaves a queue that had messages alone, for more to come at once
 	HalfSendTimeout time.Duration `yaml:"half_send_timeout" default:"1s" min:"10ms" max:"30s"`
 	CheckTimeout    time.Duration `yaml:"check_timeout" default:"2s" min:"100ms" max:"30s"` // to answer one check-back
 }
@@ -155,8 +155,8 @@ type Batch struct {
 
 // Worker persists batches.
 type Worker struct {
-	MaxMessages   int           `yaml:"max_messages" default:"256" min:"1" max:"1024"` // in one transaction
-	Linger        time.Duration `yaml:"linger" default:"2s" min:"0s" max:"10s"`        // how long a transaction waits for more messages while they keep coming, unless it is full;
+	MaxMessages   int           `yaml:"max_messages" default:"512" min:"1" max:"1024"` // in one transaction
+	Linger        time.Duration `yaml:"linger" default:"3s" min:"0s" max:"10s"`        // how long a transaction waits for more messages while they keep coming, unless it is full;
 	Lull          time.Duration `yaml:"lull" default:"100ms" min:"0s" max:"10s"`       // and not when there was none for so long
 	Handlers      int           `yaml:"handlers" default:"2" min:"1" max:"64"`         // transactions side by side
 	BackoffMin    time.Duration `yaml:"backoff_min" default:"50ms" min:"1ms" max:"1m"`

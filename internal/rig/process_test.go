@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -81,6 +82,9 @@ func TestProcessTimerSlack(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", p.PID()))
+	if errors.Is(err, fs.ErrPermission) {
+		t.Skip("only root sees the slack of other processes; internal/timerslack tests it from inside")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

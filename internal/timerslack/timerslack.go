@@ -20,6 +20,10 @@ import (
 // kernelDefault, in nanoseconds, is what a process has if nobody gave it another.
 const kernelDefault = 50_000
 
+// adopted, in the environment, says that the process has executed itself: where that does
+// not keep the slack, it must not go on.
+const adopted = "FLASHGATE_TIMER_SLACK_ADOPTED"
+
 // Adopt gives this process, with its threads and whatever it starts, that slack, unless it
 // was started with another than the kernel's own. A thread has the slack of the one that
 // made it, and some of the runtime's are made before any code of ours: so the process
@@ -32,23 +36,24 @@ func Adopt(slack time.Duration) {
 		return
 	}
 	defer undo()
+	if before != kernelDefault || os.Getenv(adopted) != "" {
+		return
+	}
 	// Not /proc/self/exe: the process would go by the name of exe.
-	if path, err := os.Executable(); err == nil && before == kernelDefault {
-		_ = syscall.Exec(path, os.Args, os.Environ())
+	if path, err := os.Executable(); err == nil {
+		_ = syscall.Exec(path, os.Args, append(os.Environ(), adopted+"=1"))
 	}
 }
 
 // Start calls start, which starts a process, on a thread of that slack: the process has
-// it from its first moment. 0 = it has its starter's.
+// it from its first moment. 0, or where there is no such thing: it has its starter's.
 func Start(slack time.Duration, start func() error) error {
 	if slack == 0 {
 		return start()
 	}
-	undo, _, err := set(slack)
-	if err != nil {
-		return err
+	if undo, _, err := set(slack); err == nil {
+		defer undo()
 	}
-	defer undo()
 	return start()
 }
 

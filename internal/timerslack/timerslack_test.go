@@ -1,7 +1,9 @@
 package timerslack
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +35,9 @@ func TestMain(m *testing.M) {
 	}
 	for _, thread := range threads {
 		text, err := os.ReadFile(filepath.Join("/proc", filepath.Base(thread), "timerslack_ns"))
+		if errors.Is(err, fs.ErrPermission) {
+			continue // only root sees that of other threads
+		}
 		fmt.Println(strings.TrimSpace(string(text)), err)
 	}
 }
@@ -72,7 +77,7 @@ func TestAdopt(t *testing.T) {
 					t.Errorf("a thread's slack is %q, not %s", line, step.want)
 				}
 			}
-			if len(lines) < 3 {
+			if os.Geteuid() == 0 && len(lines) < 3 {
 				t.Errorf("only %d threads: none of the runtime's?", len(lines)-1)
 			}
 		})
