@@ -2,17 +2,16 @@
 package main
 
 import (
+	"fmt"
 	"os"
-	"time"
 
 	"flashgate/internal/cli"
 	"flashgate/internal/timerslack"
 )
 
-// slack is how late timers may be: less than any wait for the engines or the network.
-const slack = 500 * time.Microsecond
-
 func main() {
-	timerslack.Adopt(slack)
+	if err := timerslack.Adopt(); err != nil {
+		fmt.Fprintln(os.Stderr, "flashgate: goes on with the timer slack it has:", err)
+	}
 	os.Exit(cli.Run(os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -11,17 +11,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"flashgate/internal/timerslack"
 )
 
-// slack of timers is as flashgate's own, and the bare server's, which bench starts, is too:
-// else it would not be the ceiling.
-const slack = 500 * time.Microsecond
-
 func main() {
-	timerslack.Adopt(slack)
+	// As flashgate does, so that the bare server, which bench starts, has it too: else it
+	// would not be the ceiling.
+	if err := timerslack.Adopt(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: goes on with the timer slack it has:", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newCommand().ExecuteContext(ctx)
 	stop()

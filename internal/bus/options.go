@@ -52,13 +52,13 @@ type Options struct {
 	Logger     *slog.Logger          // nil: slog.Default()
 
 	// RocketMQ only.
-	Linger        gather.Linger // of a call of the handler, for more deliveries
+	Linger        gather.Linger // of a call of the handler, for more deliveries; without its Gap
 	NameServers   []string      // host:port each; names are resolved again every 2 min
 	Topic         string        // DefaultTopic
 	ProducerGroup string        // who is asked back; the same in every gateway; flashgate-gateway
 	ConsumerGroup string        // who shares the messages; the same in every worker; flashgate-worker
 	Producers     int           // connections that send; 4
-	PullInterval  time.Duration // from what a queue brought until it is asked for more, added to the Linger's lull; 0
+	PullInterval  time.Duration // from what a queue brought until it is asked for more, and the Linger's gap; 0
 
 	// Embedded only.
 	File          string        // the SQLite file; made if absent

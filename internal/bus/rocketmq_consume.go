@@ -45,7 +45,7 @@ func (r *RocketMQ) Consume(ctx context.Context, handle Handler, check Checker) e
 	work, cancel := draining(ctx, r.options.DrainTimeout)
 	defer cancel()
 	linger := r.options.Linger
-	linger.Lull += r.options.PullInterval // a queue that has more brings it so much later
+	linger.Gap = r.options.PullInterval // a queue that has more brings it so much later
 	together := gather.New(r.options.Handlers, r.options.BatchMessages, linger, func(ctx context.Context, deliveries []Delivery) ([]struct{}, error) {
 		return nil, handle(ctx, deliveries)
 	})

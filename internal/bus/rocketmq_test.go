@@ -300,30 +300,15 @@ func TestMessagesGather(t *testing.T) {
 		Check: answering(Commit), Logger: quiet(),
 		BatchMessages: whole, Handlers: 1, Linger: gather.Linger{Most: time.Hour, Lull: 2 * time.Second},
 	})
-	var mu sync.Mutex
-	var calls []int
-	consume(t, b, func(_ context.Context, deliveries []Delivery) error {
-		mu.Lock()
-		defer mu.Unlock()
-		calls = append(calls, len(deliveries))
-		return nil
-	}, answering(Unknown))
-	called := func(times int) func() bool {
-		return func() bool {
-			mu.Lock()
-			defer mu.Unlock()
-			return len(calls) >= times
-		}
-	}
+	in := newInbox()
+	consume(t, b, in.handle, answering(Unknown))
 	send(t, b, newBatch(1), Commit)
-	eventually(t, "a message that comes alone", called(1)) // and now the consumer has its queues
+	eventually(t, "a message that comes alone", func() bool { return in.len() == 1 }) // and now the consumer has its queues
 	for range whole {
 		send(t, b, newBatch(1), Commit)
 	}
-	eventually(t, "a whole call", called(2))
-	mu.Lock()
-	defer mu.Unlock()
-	require.Equal(t, []int{1, whole}, calls)
+	eventually(t, "a whole call", func() bool { return in.len() == 1+whole })
+	require.Equal(t, []int{1, whole}, in.sizes())
 }
 
 // A queue that had messages is left alone for the pull interval: what comes meanwhile comes
@@ -332,35 +317,18 @@ func TestPullInterval(t *testing.T) {
 	const messages = 60
 	run := func(t *testing.T, linger gather.Linger) []int {
 		b := rocketPlace(t)(t, Options{
-			Check: answering(Commit), Logger: quiet(), BatchMessages: 2 * messages, Handlers: 8,
-			Linger: linger, PullInterval: 2 * time.Second,
+			Check: answering(Commit), Logger: quiet(),
+			BatchMessages: messages + 1, Handlers: 8, Linger: linger, PullInterval: 2 * time.Second,
 		})
-		var mu sync.Mutex
-		var calls []int
-		delivered := 0
-		consume(t, b, func(_ context.Context, deliveries []Delivery) error {
-			mu.Lock()
-			defer mu.Unlock()
-			calls = append(calls, len(deliveries))
-			delivered += len(deliveries)
-			return nil
-		}, answering(Unknown))
-		come := func(n int) func() bool {
-			return func() bool {
-				mu.Lock()
-				defer mu.Unlock()
-				return delivered >= n
-			}
-		}
+		in := newInbox()
+		consume(t, b, in.handle, answering(Unknown))
 		send(t, b, newBatch(1), Commit)
-		eventually(t, "a message that comes alone", come(1)) // and now the consumer has its queues
+		eventually(t, "a message that comes alone", func() bool { return in.len() == 1 }) // and now the consumer has its queues
 		for range messages {
 			send(t, b, newBatch(1), Commit)
 		}
-		eventually(t, "all messages", come(1+messages))
-		mu.Lock()
-		defer mu.Unlock()
-		return calls
+		eventually(t, "all messages", func() bool { return in.len() == 1+messages })
+		return in.sizes()
 	}
 	t.Run("many in a pull", func(t *testing.T) {
 		require.Less(t, len(run(t, gather.Linger{})), messages/4)

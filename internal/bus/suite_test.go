@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -109,6 +110,7 @@ type inbox struct {
 	batches map[sale.ID]*sale.Batch
 	times   map[sale.ID]int
 	poison  []Delivery
+	calls   []int // how many deliveries each had
 }
 
 func newInbox() *inbox { return &inbox{batches: map[sale.ID]*sale.Batch{}, times: map[sale.ID]int{}} }
@@ -116,6 +118,7 @@ func newInbox() *inbox { return &inbox{batches: map[sale.ID]*sale.Batch{}, times
 func (in *inbox) handle(_ context.Context, deliveries []Delivery) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.calls = append(in.calls, len(deliveries))
 	for _, d := range deliveries {
 		if d.Err != nil {
 			in.poison = append(in.poison, d)
@@ -137,6 +140,12 @@ func (in *inbox) len() int {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return len(in.batches)
+}
+
+func (in *inbox) sizes() []int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return slices.Clone(in.calls)
 }
 
 func (in *inbox) poisoned() []Delivery {

@@ -117,14 +117,16 @@ func Bus(n Needs, check bus.Checker, producers int) (*bus.RocketMQ, error) {
 	r := &n.Config.RocketMQ
 	o := busOptions(n, check)
 	o.NameServers, o.Topic, o.ProducerGroup, o.ConsumerGroup = r.NameServers, r.Topic, r.ProducerGroup, r.ConsumerGroup
-	o.Producers, o.PullInterval = producers, r.PullInterval
+	o.Producers = producers
 	return bus.OpenRocketMQ(o)
 }
 
 func busOptions(n Needs, check bus.Checker) bus.Options {
 	return bus.Options{
 		Check: check, CheckTimeout: n.Config.RocketMQ.CheckTimeout,
-		BatchMessages: n.Config.Worker.MaxMessages, Handlers: n.Config.Worker.Handlers, Linger: gather.Linger{Most: n.Config.Worker.Linger, Lull: n.Config.Worker.Lull}, DrainTimeout: n.Config.Worker.DrainTimeout,
-		Logger: n.Log, Registerer: n.Registerer,
+		BatchMessages: n.Config.Worker.MaxMessages, Handlers: n.Config.Worker.Handlers, DrainTimeout: n.Config.Worker.DrainTimeout,
+		Linger:       gather.Linger{Most: n.Config.Worker.Linger, Lull: n.Config.Worker.Lull},
+		PullInterval: n.Config.RocketMQ.PullInterval,
+		Logger:       n.Log, Registerer: n.Registerer,
 	}
 }

@@ -29,10 +29,18 @@ type Group[Q, A any] struct {
 
 // Linger is how long a call that is not full yet waits for more questions. The zero value
 // waits for none.
+//
+// Few who wait, less than a 64th of a full call, wait for a Lull since the first of them:
+// a trickle that never makes a crowd is not worth the wait. A crowd waits until nobody has
+// come for a Lull and a Gap, and for Most since the first.
 type Linger struct {
-	Most time.Duration // since its first question, while others keep coming
-	Lull time.Duration // since the last one that came
+	Most time.Duration
+	Lull time.Duration
+	Gap  time.Duration // between two bunches of a source that brings questions by the bunch
 }
+
+// crowdShare: who waits is a crowd if it is at least this part of a full call.
+const crowdShare = 64
 
 // ask is what one caller wants to know.
 type ask[Q, A any] struct {
@@ -58,7 +66,7 @@ func (p *Panic) Error() string { return fmt.Sprintf("%v\n%s", p.Value, p.Stack) 
 // caller has more), with an answer each, or none at all; up to calls of it run side by
 // side. Its context is that of the caller who came last.
 func New[Q, A any](calls, most int, linger Linger, do func(context.Context, []Q) ([]A, error)) *Group[Q, A] {
-	if calls < 1 || most < 1 || linger.Most < 0 || linger.Lull < 0 {
+	if calls < 1 || most < 1 || linger.Most < 0 || linger.Lull < 0 || linger.Gap < 0 {
 		panic("BUG: gather.New wants room for one call of one question, and no time before now")
 	}
 	return &Group[Q, A]{calls: calls, most: most, linger: linger, do: do, full: make(chan struct{}, 1)}
@@ -115,7 +123,7 @@ func (g *Group[Q, A]) rest() {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
-		case <-g.full:
+		case <-g.full: // or was: of those who have been called for
 			timer.Stop()
 		}
 	}
@@ -131,11 +139,11 @@ func (g *Group[Q, A]) pause() time.Duration {
 	if len(g.waiting) == 0 || g.asked >= g.most {
 		return 0
 	}
-	select {
-	case <-g.full: // of those who have been called for
-	default:
+	first := time.Since(g.waiting[0].at)
+	if g.asked*crowdShare < g.most {
+		return min(g.linger.Most, g.linger.Lull) - first
 	}
-	return min(g.linger.Most-time.Since(g.waiting[0].at), g.linger.Lull-time.Since(g.latest))
+	return min(g.linger.Most-first, g.linger.Lull+g.linger.Gap-time.Since(g.latest))
 }
 
 // take takes those who have waited longest, without those who have gone. None: the

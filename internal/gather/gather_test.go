@@ -152,63 +152,60 @@ func TestAnErrorOrAPanicIsEverybodys(t *testing.T) {
 	})
 }
 
-// A call waits for others while they keep coming, and so long at most, unless it is full
-// before.
+// A call of a crowd waits for others while they keep coming, and so long at most, unless it
+// is full before; one of a few waits for no crowd.
 func TestALingeringCall(t *testing.T) {
-	linger := gather.Linger{Most: 100 * time.Millisecond, Lull: 30 * time.Millisecond}
-	synctest.Test(t, func(t *testing.T) {
-		type call struct {
-			after time.Duration
-			size  int
-		}
-		var mu sync.Mutex
-		var calls []call
-		began := time.Now()
-		g := gather.New(2, 6, linger, func(ctx context.Context, qs []int) ([]int, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			calls = append(calls, call{time.Since(began), len(qs)})
-			return double(ctx, qs)
-		})
-		var asking sync.WaitGroup
-		ask := func() {
-			asking.Go(func() {
-				_, err := g.Do(t.Context(), 1)
-				require.NoError(t, err)
+	linger := gather.Linger{Most: 100 * time.Millisecond, Lull: 20 * time.Millisecond, Gap: 10 * time.Millisecond}
+	const full, crowd = 640, 10
+	type call struct {
+		after time.Duration
+		size  int
+	}
+	for name, step := range map[string]struct {
+		each, times int // questions
+		every       time.Duration
+		want        []call
+	}{
+		"nobody comes any more":  {crowd, 2, 25 * time.Millisecond, []call{{55 * time.Millisecond, 2 * crowd}}},
+		"they keep coming":       {crowd, 7, 24 * time.Millisecond, []call{{linger.Most, 5 * crowd}, {(6*24 + 30) * time.Millisecond, 2 * crowd}}},
+		"it is full":             {full / 2, 2, 5 * time.Millisecond, []call{{5 * time.Millisecond, full}}},
+		"alone":                  {1, 1, 0, []call{{linger.Lull, 1}}},
+		"few who keep coming":    {1, 4, 12 * time.Millisecond, []call{{linger.Lull, 2}, {44 * time.Millisecond, 2}}},
+		"one less than a crowd":  {crowd - 1, 1, 0, []call{{linger.Lull, crowd - 1}}},
+		"few who become a crowd": {crowd - 1, 3, 15 * time.Millisecond, []call{{60 * time.Millisecond, 3 * (crowd - 1)}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var calls []call
+				var began time.Time
+				g := gather.New(2, full, linger, func(ctx context.Context, qs []int) ([]int, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					calls = append(calls, call{time.Since(began), len(qs)})
+					return double(ctx, qs)
+				})
+				var asking sync.WaitGroup
+				ask := func(n int) {
+					asking.Go(func() {
+						_, err := g.Do(t.Context(), make([]int, n)...)
+						require.NoError(t, err)
+					})
+					synctest.Wait()
+				}
+				for range 2 { // the second time, that there was a call is forgotten
+					calls, began = nil, time.Now()
+					for i := range step.times {
+						if i > 0 {
+							<-time.After(step.every)
+						}
+						ask(step.each)
+					}
+					asking.Wait()
+					g.Wait()
+					require.Equal(t, step.want, calls)
+				}
 			})
-			synctest.Wait()
-		}
-		restart := func() {
-			asking.Wait()
-			g.Wait()
-			calls, began = nil, time.Now()
-		}
-		for range 2 {
-			ask()
-			<-time.After(20 * time.Millisecond)
-		}
-		asking.Wait()
-		require.Equal(t, []call{{20*time.Millisecond + linger.Lull, 2}}, calls, "nobody comes any more")
-
-		restart()
-		for range 7 {
-			ask()
-			<-time.After(24 * time.Millisecond)
-		}
-		asking.Wait()
-		require.Equal(t, []call{{linger.Most, 5}, {6*24*time.Millisecond + linger.Lull, 2}}, calls, "they keep coming")
-
-		restart()
-		for range 6 {
-			ask()
-		}
-		asking.Wait()
-		require.Equal(t, []call{{0, 6}}, calls, "it is full")
-
-		restart()
-		ask()
-		asking.Wait()
-		require.Equal(t, []call{{linger.Lull, 1}}, calls, "that it was full once is forgotten")
-		g.Wait()
-	})
+		})
+	}
 }

@@ -8,41 +8,53 @@
 package timerslack
 
 import (
-	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// kernelDefault, in nanoseconds, is what a process has if nobody gave it another.
-const kernelDefault = 50_000
+const (
+	// own is what Adopt gives: less than any wait for the engines or the network.
+	own = 500 * time.Microsecond
+	// kernelDefault is what a process has if nobody gave it another.
+	kernelDefault = 50 * time.Microsecond
+	// adopted, in the environment, says that the process has executed itself: where that
+	// does not keep the slack, it must not go on.
+	adopted = "FLASHGATE_TIMER_SLACK_ADOPTED"
+)
 
-// adopted, in the environment, says that the process has executed itself: where that does
-// not keep the slack, it must not go on.
-const adopted = "FLASHGATE_TIMER_SLACK_ADOPTED"
-
-// Adopt gives this process, with its threads and whatever it starts, that slack, unless it
-// was started with another than the kernel's own. A thread has the slack of the one that
-// made it, and some of the runtime's are made before any code of ours: so the process
-// executes itself once more, with the same pid, arguments, environment and files. Call it
-// first in main. It returns when there is nothing to do, or when it cannot be done (there
-// is no such thing but on Linux): then all works as well, for more processor.
-func Adopt(slack time.Duration) {
-	undo, before, err := set(slack)
-	if err != nil {
-		return
+// Adopt gives this process, with its threads and whatever it starts, a slack of 500 µs,
+// unless it was started with another than the kernel's own, or there is no such thing, as
+// on other systems than Linux. A thread has the slack of the one that made it, and some of
+// the runtime's are made before any code of ours: so the process executes itself once more,
+// with the same pid, arguments, environment and files. Call it first in main. After an
+// error all works as well, for more processor.
+func Adopt() error {
+	if os.Getenv(adopted) != "" {
+		return os.Unsetenv(adopted)
 	}
-	defer undo()
-	if before != kernelDefault || os.Getenv(adopted) != "" {
-		return
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, err := get()
+	if err != nil || before != kernelDefault {
+		return err
+	}
+	if err := set(own); err != nil {
+		return err
 	}
 	// Not /proc/self/exe: the process would go by the name of exe.
-	if path, err := os.Executable(); err == nil {
-		_ = syscall.Exec(path, os.Args, append(os.Environ(), adopted+"=1"))
+	path, err := os.Executable()
+	if err != nil {
+		return err
 	}
+	return fmt.Errorf("execute %s again: %w", path, syscall.Exec(path, os.Args, append(os.Environ(), adopted+"=1")))
 }
 
 // Start calls start, which starts a process, on a thread of that slack: the process has
@@ -51,38 +63,52 @@ func Start(slack time.Duration, start func() error) error {
 	if slack == 0 {
 		return start()
 	}
-	if undo, _, err := set(slack); err == nil {
-		defer undo()
-	}
-	return start()
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with this goroutine
+		before, err := get()
+		if err == nil && before != 0 {
+			err = set(slack)
+		}
+		if err == nil {
+			err = start()
+		}
+		started <- err
+	}()
+	return <-started
 }
 
-// set sets the slack of the calling goroutine's thread, which is its own until undo.
-func set(slack time.Duration) (undo func(), before int64, err error) {
-	runtime.LockOSThread()
-	defer func() {
-		if err != nil {
-			runtime.UnlockOSThread()
-		}
-	}()
-	thread, err := os.Readlink("/proc/thread-self")
+// get is the slack of the calling thread; 0: there is no such thing here.
+func get() (time.Duration, error) {
+	file, err := ofThread()
 	if err != nil {
-		return nil, 0, err
+		return 0, ignoreAbsent(err)
 	}
-	file := filepath.Join("/proc", filepath.Base(thread), "timerslack_ns")
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, 0, err
+		return 0, ignoreAbsent(err)
 	}
-	text = bytes.TrimSpace(text)
-	if before, err = strconv.ParseInt(string(text), 10, 64); err != nil {
-		return nil, 0, err
+	ns, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return time.Duration(ns), err
+}
+
+func set(slack time.Duration) error {
+	file, err := ofThread()
+	if err != nil {
+		return err
 	}
-	if err := os.WriteFile(file, strconv.AppendInt(nil, slack.Nanoseconds(), 10), 0); err != nil {
-		return nil, 0, err
+	return os.WriteFile(file, strconv.AppendInt(nil, slack.Nanoseconds(), 10), 0)
+}
+
+// ofThread is the file with the calling thread's slack.
+func ofThread() (string, error) {
+	thread, err := os.Readlink("/proc/thread-self")
+	return filepath.Join("/proc", filepath.Base(thread), "timerslack_ns"), err
+}
+
+func ignoreAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return func() {
-		_ = os.WriteFile(file, text, 0)
-		runtime.UnlockOSThread()
-	}, before, nil
+	return err
 }
