@@ -20,7 +20,7 @@ func (g *Gateway) authenticate(c *call) refusal {
 	if len(values) > 1 || len(values[0]) <= scheme || !bytes.EqualFold(values[0][:scheme], schemeBearer) {
 		return refuseWith(sale.CodeUnauthenticated, "Authorization: want one Bearer token")
 	}
-	user, _, err := g.o.Verifier.Verify(bytes.TrimSpace(values[0][scheme:]))
+	user, _, err := g.o.Verifier.Verify(c.user[:0], bytes.TrimSpace(values[0][scheme:]))
 	if err != nil {
 		var e *sale.Error
 		if errors.As(err, &e) && e.Code == sale.CodeUnauthenticated {

@@ -24,7 +24,7 @@ type call struct {
 	ctx      *fasthttp.RequestCtx
 	began    time.Time
 	addr     netip.Addr // the client's; the zero Addr when it has none
-	user     string     // once authenticated
+	user     []byte     // once authenticated; the next call will have its room
 	span     trace.Span // nil unless the request is followed
 	tooLarge bool       // the body was not read
 	buf      []byte     // scratch for the response
@@ -39,7 +39,7 @@ func (c *call) release() {
 	if cap(c.buf) > bufKeepBytes {
 		c.buf = make([]byte, 0, 512)
 	}
-	*c = call{buf: c.buf[:0]}
+	*c = call{user: c.user[:0], buf: c.buf[:0]}
 	calls.Put(c)
 }
 

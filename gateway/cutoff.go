@@ -118,12 +118,12 @@ func (v *soldOut) holds(at time.Time) bool {
 // refuses reports whether a purchase that was there at a moment is certainly SOLD_OUT: the
 // user has no order, the sale none to sell, and nothing else would be said first. now is
 // the time by which sales begin and end.
-func (k *cutoff) refuses(l *listing, user string, quantity int, at, now time.Time) bool {
+func (k *cutoff) refuses(l *listing, user []byte, quantity int, at, now time.Time) bool {
 	v := l.shutter.view.Load()
 	if !v.holds(at) {
 		return false
 	}
-	if _, known := v.buyers[user]; known {
+	if _, known := v.buyers[string(user)]; known {
 		return false
 	}
 	s := &l.sale

@@ -81,7 +81,7 @@ func TestCutoffLeavesTermsToRedis(t *testing.T) {
 		k.soldOut(l, time.Now())
 		change(&l.sale)
 		l.shutter.view.Store(v)
-		return k.refuses(l, "alice", 1, time.Now(), now)
+		return k.refuses(l, []byte("alice"), 1, time.Now(), now)
 	}
 	same := func(*sale.Sale) {}
 	s := flashSale()

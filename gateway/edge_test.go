@@ -42,12 +42,12 @@ var (
 // verifier takes the token "user-NAME" for NAME's.
 type verifier struct{}
 
-func (verifier) Verify(raw []byte) (string, time.Time, error) {
-	user, ok := strings.CutPrefix(string(raw), "user-")
+func (verifier) Verify(user, raw []byte) ([]byte, time.Time, error) {
+	name, ok := bytes.CutPrefix(raw, []byte("user-"))
 	if !ok {
-		return "", time.Time{}, &sale.Error{Code: sale.CodeUnauthenticated, Detail: "the token has expired"}
+		return nil, time.Time{}, &sale.Error{Code: sale.CodeUnauthenticated, Detail: "the token has expired"}
 	}
-	return user, time.Now().Add(time.Hour), nil
+	return append(user, name...), time.Now().Add(time.Hour), nil
 }
 
 var errAway = errors.New("engine is away")
@@ -400,7 +400,7 @@ func (l *gates) AllowAddress(_ limits.Class, ip netip.Addr, _ time.Time) (time.D
 	return 0, "", true
 }
 
-func (l *gates) AllowUser(limits.Class, string, time.Time) (time.Duration, string, bool) {
+func (l *gates) AllowUser(limits.Class, []byte, time.Time) (time.Duration, string, bool) {
 	if l.user {
 		return gateRetry, "user", false
 	}
@@ -436,7 +436,7 @@ type open struct{}
 func (*open) AllowAddress(limits.Class, netip.Addr, time.Time) (time.Duration, string, bool) {
 	return 0, "", true
 }
-func (*open) AllowUser(limits.Class, string, time.Time) (time.Duration, string, bool) {
+func (*open) AllowUser(limits.Class, []byte, time.Time) (time.Duration, string, bool) {
 	return 0, "", true
 }
 func (*open) AllowSale(limits.Class, string, time.Time) (time.Duration, string, bool) {
@@ -452,4 +452,6 @@ func (*open) Enter(limits.Class, time.Time) (limits.Pass, time.Duration, string,
 // alice is a verifier that takes every token for hers, without allocating.
 type alice struct{}
 
-func (alice) Verify([]byte) (string, time.Time, error) { return "alice", time.Time{}, nil }
+func (alice) Verify(user, _ []byte) ([]byte, time.Time, error) {
+	return append(user, "alice"...), time.Time{}, nil
+}

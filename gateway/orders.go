@@ -146,11 +146,11 @@ func (g *Gateway) order(c *call, rawID []byte) refusal {
 	}
 	o, inLedger, err := g.ledgerOrder(id)
 	if !inLedger {
-		if o, no = g.promisedOrder(c.user, saleID, id, err != nil); no.code != "" {
+		if o, no = g.promisedOrder(string(c.user), saleID, id, err != nil); no.code != "" {
 			return no
 		}
 	}
-	if o.UserID != c.user {
+	if o.UserID != string(c.user) {
 		return refuse(sale.CodeOrderNotFound)
 	}
 	return g.answerOrders(c, []ledger.Order{o}, false)
@@ -211,11 +211,12 @@ func (g *Gateway) orders(c *call) refusal {
 	if no.code != "" {
 		return no
 	}
-	records, no := g.lookUp(sales, c.user)
+	user := string(c.user)
+	records, no := g.lookUp(sales, user)
 	if no.code != "" {
 		return no
 	}
-	list, err := g.ledgerOrders(c.user, saleID)
+	list, err := g.ledgerOrders(user, saleID)
 	if err != nil && (saleID == "" || len(sales) == 0) {
 		return refuseWith(sale.CodeUnavailable, detailAway)
 	}

@@ -50,14 +50,14 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		return refuse(sale.CodeSoldOut)
 	}
 
-	requestKey := string(key) // the header is gone with the call, the order is not
+	user, requestKey := string(c.user), string(key) // both are gone with the call, the order is not
 	if !g.canMakeIDs() {
 		return refuse(sale.CodeUnavailable)
 	}
 	request := purchase.NewRequest(sale.Order{
-		ID:          g.o.IDs.Next(sale.ShardOf(c.user)),
+		ID:          g.o.IDs.Next(sale.ShardOf(user)),
 		SaleID:      l.sale.ID,
-		UserID:      c.user,
+		UserID:      user,
 		RequestKey:  requestKey,
 		Quantity:    quantity,
 		AmountCents: int64(quantity) * l.sale.PriceCents,
@@ -72,7 +72,7 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		g.cutoff.soldOut(l, time.Now())
 	}
 	if a.Code == sale.CodeUnavailable && g.o.Now().After(l.sale.EndsAt.Add(sale.Retention)) {
-		a = g.longOver(l.sale.ID, c.user, requestKey)
+		a = g.longOver(l.sale.ID, user, requestKey)
 	}
 	if a.Code != "" {
 		return refuse(a.Code)
@@ -115,7 +115,7 @@ func (g *Gateway) accepted(c *call, l *listing, a *purchase.Answer, key string) 
 	status := sale.Processing
 	if a.Replayed {
 		c.ctx.Response.Header.Set(headerReplayed, "true")
-		status = g.present(a, l.sale.ID, c.user, key)
+		status = g.present(a, l.sale.ID, string(c.user), key)
 	}
 	c.buf = append(c.buf[:0], "/v1/orders/"...)
 	c.buf = strconv.AppendInt(c.buf, int64(a.OrderID), 10)

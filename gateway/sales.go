@@ -3,15 +3,14 @@ package gateway
 import (
 	"strconv"
 
-	"github.com/valyala/fasthttp"
-
 	"flashgate/internal/limits"
 	"flashgate/internal/sale"
 )
 
 var (
-	jsonType = []byte("application/json")
-	noStore  = []byte("no-store") // every answer is of its moment
+	jsonType           = []byte("application/json")
+	headerCacheControl = []byte("Cache-Control")
+	noStore            = []byte("no-store") // every answer is of its moment
 )
 
 // head writes what every answer has.
@@ -19,7 +18,7 @@ func (c *call) head(status int, contentType []byte) {
 	response := &c.ctx.Response
 	response.SetStatusCode(status)
 	response.Header.SetContentTypeBytes(contentType)
-	response.Header.SetBytesV(fasthttp.HeaderCacheControl, noStore)
+	response.Header.SetCanonical(headerCacheControl, noStore)
 }
 
 // answer sends c.buf as the JSON body.

@@ -33,7 +33,8 @@ import (
 
 // Verifier says whose a token is. Its errors are sale.Error UNAUTHENTICATED.
 type Verifier interface {
-	Verify(raw []byte) (user string, expires time.Time, err error)
+	// Verify appends the user to a slice, and returns that.
+	Verify(user, raw []byte) (_ []byte, expires time.Time, err error)
 }
 
 // Limits say no early; see limits.Limiter.
@@ -41,7 +42,7 @@ type Limits interface {
 	ForwardedHeader(peer netip.Addr) string
 	Client(peer netip.Addr, values [][]byte) netip.Addr
 	AllowAddress(c limits.Class, ip netip.Addr, now time.Time) (retryAfter time.Duration, limit string, ok bool)
-	AllowUser(c limits.Class, user string, now time.Time) (retryAfter time.Duration, limit string, ok bool)
+	AllowUser(c limits.Class, user []byte, now time.Time) (retryAfter time.Duration, limit string, ok bool)
 	AllowSale(c limits.Class, id string, now time.Time) (retryAfter time.Duration, limit string, ok bool)
 	Enter(c limits.Class, now time.Time) (pass limits.Pass, retryAfter time.Duration, limit string, ok bool)
 	TicketRules() (required bool, ttl time.Duration)

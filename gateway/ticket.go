@@ -57,7 +57,7 @@ func (g *Gateway) ticket(c *call, id []byte) refusal {
 	_, ttl := g.o.Limits.TicketRules()
 	expires := g.o.Now().Add(ttl)
 	c.buf = append(c.buf[:0], `{"ticket":"`...)
-	c.buf = append(c.buf, g.o.Tickets.Issue(c.user, l.sale.ID, expires)...)
+	c.buf = append(c.buf, g.o.Tickets.Issue(string(c.user), l.sale.ID, expires)...)
 	c.buf = append(c.buf, `","expires_at":`...)
 	c.buf = appendTime(c.buf, expires)
 	c.buf = append(c.buf, '}')
@@ -74,7 +74,7 @@ func (g *Gateway) challenge(c *call, l *listing) refusal {
 	if len(proof) > 1 || len(proof) == 1 && len(proof[0]) > proofMaxBytes {
 		return refuseWith(sale.CodeInvalid, detailProof)
 	}
-	a := ticket.Attempt{User: c.user, SaleID: l.sale.ID, Address: c.addr}
+	a := ticket.Attempt{User: string(c.user), SaleID: l.sale.ID, Address: c.addr}
 	if len(proof) == 1 {
 		a.Proof = string(proof[0])
 	}
@@ -110,7 +110,7 @@ func (g *Gateway) checkTicket(c *call, l *listing) refusal {
 		return refusal{}
 	}
 	given := c.ctx.Request.Header.Peek(headerTicket)
-	if err := g.o.Tickets.Check(given, c.user, l.sale.ID, now); err != nil {
+	if err := g.o.Tickets.Check(given, string(c.user), l.sale.ID, now); err != nil {
 		return ticketRefusal(err)
 	}
 	return refusal{}

@@ -26,11 +26,11 @@ type listed struct {
 	networks networks
 }
 
-func (l *listed) hasUser(user string) bool {
+func (l *listed) hasUser(user []byte) bool {
 	if len(l.users) == 0 {
 		return false
 	}
-	_, ok := l.users[user]
+	_, ok := l.users[string(user)]
 	return ok
 }
 
@@ -72,7 +72,7 @@ func (a *access) address(ip netip.Addr) (blocked, allowed bool) {
 	}
 }
 
-func (a *access) user(user string) (blocked, allowed bool) {
+func (a *access) user(user []byte) (blocked, allowed bool) {
 	if a.allowed.hasUser(user) {
 		return false, true
 	}

@@ -23,7 +23,7 @@ func TestBlockAndAllow(t *testing.T) {
 	r.Allow = Listed{Users: []string{"probe"}, Addresses: []string{"203.0.113.7", "198.51.100.0/24"}}
 	l := newLimiter(t, r, Options{Now: c.Now})
 	user := func(name string) (limit string) {
-		_, limit, _ = l.AllowUser(Purchase, name, l.now())
+		_, limit, _ = l.AllowUser(Purchase, []byte(name), l.now())
 		return limit
 	}
 	address := func(text string) (limit string) {
@@ -112,7 +112,7 @@ func TestFollowAccess(t *testing.T) {
 			t.Helper()
 			<-time.After(time.Second) // of the bubble's time: what is promised
 			synctest.Wait()
-			got, _ := l.access.Load().user(user)
+			got, _ := l.access.Load().user([]byte(user))
 			require.Equal(t, blocked, got, why)
 		}
 		block := func(user string, until time.Time) sale.AccessRule {

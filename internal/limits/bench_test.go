@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -51,9 +50,9 @@ func BenchmarkAllowAddress(b *testing.B) {
 
 func BenchmarkAllowUser(b *testing.B) {
 	l := newLimiter(b, generous(b), Options{})
-	users := make([]string, 1<<14)
+	users := make([][]byte, 1<<14)
 	for i := range users {
-		users[i] = "user-" + strconv.Itoa(i)
+		users[i] = []byte("user-" + strconv.Itoa(i))
 	}
 	i := 0
 	b.ReportAllocs()
@@ -68,7 +67,7 @@ func BenchmarkAllowUserParallel(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			l.AllowUser(Purchase, "a user", l.now())
+			l.AllowUser(Purchase, []byte("a user"), l.now())
 		}
 	})
 }
@@ -85,7 +84,7 @@ func BenchmarkTable(b *testing.B) {
 			take := func() {
 				now = now.Add(time.Second / users)
 				key = strconv.AppendInt(append(key[:0], "user-"...), int64(i%keys), 10)
-				t.takeString(unsafe.String(&key[0], len(key)), size, users, now)
+				t.takeUser(key, size, users, now)
 				i++
 			}
 			for range users {
@@ -106,7 +105,7 @@ func BenchmarkNewcomersToFullTable(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		binary.LittleEndian.PutUint64(key, i)
-		t.takeString(unsafe.String(&key[0], len(key)), size, 1024, now)
+		t.takeUser(key, size, 1024, now)
 		i++
 	}
 }

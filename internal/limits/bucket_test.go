@@ -29,7 +29,7 @@ func TestBucketKeepsItsWord(t *testing.T) {
 		l, many := newBucket(size), newTable(now)
 		ask := func() (time.Duration, bool) { return l.take(now) }
 		if rapid.Bool().Draw(t, "in a table") {
-			ask = func() (time.Duration, bool) { return many.takeString("key", size, 1024, now) }
+			ask = func() (time.Duration, bool) { return many.takeUser([]byte("key"), size, 1024, now) }
 		}
 		for range rapid.IntRange(1, 50).Draw(t, "requests") {
 			now = now.Add(time.Duration(rapid.OneOf(rapid.Just(0), rapid.IntRange(0, 1e9), rapid.IntRange(0, math.MaxInt32*1000)).Draw(t, "later")))
@@ -70,7 +70,7 @@ func TestLateRequestsBringNoTokens(t *testing.T) {
 			if _, ok := one.take(now); ok {
 				of["bucket"]++
 			}
-			if _, ok := many.takeString("key", size, 1024, now); ok {
+			if _, ok := many.takeUser([]byte("key"), size, 1024, now); ok {
 				of["table"]++
 			}
 		}
@@ -132,11 +132,11 @@ func TestCarryOver(t *testing.T) {
 			in.shards[i].overflow = back*tc.from.Rate + float64(tc.spent)
 		}
 		for range tc.spent {
-			_, ok := in.takeString("key", tc.from, 1024, now)
+			_, ok := in.takeUser([]byte("key"), tc.from, 1024, now)
 			require.True(t, ok, name)
 		}
 		require.Equal(t, tc.left, spend(func() bool {
-			_, ok := in.takeString("key", tc.to, 1024, now)
+			_, ok := in.takeUser([]byte("key"), tc.to, 1024, now)
 			return ok
 		}), name)
 		s := &in.shards[maphash.String(in.seed, "key")%tableShards]

@@ -175,9 +175,9 @@ func client(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// AllowUser takes a token from a user's bucket; see AllowAddress. The string is not
+// AllowUser takes a token from a user's bucket; see AllowAddress. The name is not
 // kept.
-func (l *Limiter) AllowUser(c Class, user string, now time.Time) (retryAfter time.Duration, limit string, ok bool) {
+func (l *Limiter) AllowUser(c Class, user []byte, now time.Time) (retryAfter time.Duration, limit string, ok bool) {
 	switch blocked, allowed := l.access.Load().user(user); {
 	case allowed:
 		return 0, "", true
@@ -186,7 +186,7 @@ func (l *Limiter) AllowUser(c Class, user string, now time.Time) (retryAfter tim
 		return 0, BlockedUser, false
 	}
 	r := l.rules.Load()
-	retryAfter, ok = l.user[c].takeString(user, r.user[c], r.Tracked.Users, now)
+	retryAfter, ok = l.user[c].takeUser(user, r.user[c], r.Tracked.Users, now)
 	if ok {
 		return 0, "", true
 	}

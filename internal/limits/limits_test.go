@@ -3,12 +3,10 @@ package limits
 import (
 	"net/netip"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -20,30 +18,30 @@ func TestUser(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	l := newLimiter(t, r, Options{Now: c.Now, Registerer: registry})
 	for range 20 {
-		_, limit, ok := l.AllowUser(Purchase, "alice", l.now())
+		_, limit, ok := l.AllowUser(Purchase, []byte("alice"), l.now())
 		require.True(t, ok)
 		require.Empty(t, limit)
 	}
-	after, limit, ok := l.AllowUser(Purchase, "alice", l.now())
+	after, limit, ok := l.AllowUser(Purchase, []byte("alice"), l.now())
 	require.False(t, ok)
 	require.Equal(t, "user_purchase", limit)
 	require.Equal(t, 100*time.Millisecond, after)
-	_, _, ok = l.AllowUser(Purchase, "bob", l.now())
+	_, _, ok = l.AllowUser(Purchase, []byte("bob"), l.now())
 	require.True(t, ok, "another user")
 	tracked := func() float64 {
 		return value(t, registry, "flashgate_limits_tracked_buckets", "limit", "user_purchase")
 	}
 	require.Equal(t, 2.0, tracked())
-	_, _, ok = l.AllowUser(Read, "alice", l.now())
+	_, _, ok = l.AllowUser(Read, []byte("alice"), l.now())
 	require.True(t, ok, "another class")
-	after, limit, ok = l.AllowUser(Read, "alice", l.now())
+	after, limit, ok = l.AllowUser(Read, []byte("alice"), l.now())
 	require.False(t, ok)
 	require.Equal(t, "user_read", limit)
 	require.Equal(t, time.Second, after)
 	c.advance(100 * time.Millisecond)
-	_, _, ok = l.AllowUser(Purchase, "alice", l.now())
+	_, _, ok = l.AllowUser(Purchase, []byte("alice"), l.now())
 	require.True(t, ok)
-	_, _, ok = l.AllowUser(Purchase, "alice", l.now())
+	_, _, ok = l.AllowUser(Purchase, []byte("alice"), l.now())
 	require.False(t, ok)
 
 	require.Equal(t, 2.0, value(t, registry, "flashgate_limits_refusals_total", "limit", "user_purchase"))
@@ -59,12 +57,12 @@ func TestUserIsCopied(t *testing.T) {
 	buffer := []byte("alice")
 	for _, name := range []string{"alice", "carol"} {
 		copy(buffer, name)
-		_, _, ok := l.AllowUser(Purchase, unsafe.String(&buffer[0], len(buffer)), l.now())
+		_, _, ok := l.AllowUser(Purchase, buffer, l.now())
 		require.True(t, ok)
-		_, _, ok = l.AllowUser(Purchase, strings.Clone(name), l.now())
+		_, _, ok = l.AllowUser(Purchase, []byte(name), l.now())
 		require.False(t, ok)
 	}
-	_, _, ok := l.AllowUser(Purchase, "alice", l.now())
+	_, _, ok := l.AllowUser(Purchase, []byte("alice"), l.now())
 	require.False(t, ok, "known under its own name still")
 }
 
@@ -211,7 +209,7 @@ func TestSwap(t *testing.T) {
 	ip := netip.MustParseAddr("192.0.2.1")
 	spend := func() (user, address, gateway int) {
 		for range 100 {
-			if _, _, ok := l.AllowUser(Purchase, "alice", l.now()); ok {
+			if _, _, ok := l.AllowUser(Purchase, []byte("alice"), l.now()); ok {
 				user++
 			}
 			if _, _, ok := l.AllowAddress(Purchase, ip, l.now()); ok {
@@ -259,7 +257,7 @@ func TestSwapUnderLoad(t *testing.T) {
 					return
 				default:
 				}
-				l.AllowUser(Purchase, strconv.Itoa(i*100+n%50), l.now())
+				l.AllowUser(Purchase, []byte(strconv.Itoa(i*100+n%50)), l.now())
 				l.AllowAddress(Read, netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), l.now())
 				pass, _, limit, ok := l.Enter(Purchase, l.now())
 				if !ok {
@@ -276,15 +274,15 @@ func TestSwapUnderLoad(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	require.NoError(t, l.Swap(tight))
-	l.AllowUser(Purchase, "zoe", l.now())
-	_, _, ok := l.AllowUser(Purchase, "zoe", l.now())
+	l.AllowUser(Purchase, []byte("zoe"), l.now())
+	_, _, ok := l.AllowUser(Purchase, []byte("zoe"), l.now())
 	require.False(t, ok)
 }
 
 func TestLargestValues(t *testing.T) {
 	l := newLimiter(t, generous(t), Options{})
 	for range 10_000 {
-		_, _, ok := l.AllowUser(Purchase, "alice", l.now())
+		_, _, ok := l.AllowUser(Purchase, []byte("alice"), l.now())
 		require.True(t, ok)
 		pass, _, _, ok := l.Enter(Purchase, l.now())
 		require.True(t, ok)
@@ -295,7 +293,7 @@ func TestLargestValues(t *testing.T) {
 func TestAllowPathDoesNotAllocate(t *testing.T) {
 	l, ip := newLimiter(t, generous(t), Options{}), netip.MustParseAddr("2001:db8::1")
 	require.Zero(t, testing.AllocsPerRun(1000, func() { l.AllowAddress(Purchase, ip, l.now()) }))
-	require.Zero(t, testing.AllocsPerRun(1000, func() { l.AllowUser(Purchase, "alice", l.now()) }))
+	require.Zero(t, testing.AllocsPerRun(1000, func() { l.AllowUser(Purchase, []byte("alice"), l.now()) }))
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
 		pass, _, _, _ := l.Enter(Purchase, l.now())
 		pass.Exit()

@@ -58,7 +58,7 @@ func TestAThousandReloads(t *testing.T) {
 		load.Go(func() {
 			for range requests {
 				pass, _, limit, ok := l.Enter(Purchase, l.now())
-				if _, by, fine := l.AllowUser(Purchase, "alice", l.now()); !fine {
+				if _, by, fine := l.AllowUser(Purchase, []byte("alice"), l.now()); !fine {
 					ok, limit = false, by
 				}
 				if _, by, fine := l.AllowSale(Purchase, "sale-1", l.now()); !fine {

@@ -86,18 +86,18 @@ func TestOneUserAndOneAddressAreHeld(t *testing.T) {
 	var greedy, crowd, crowdRefused, others int
 	for i := range seconds * 1000 {
 		c.advance(time.Millisecond)
-		if _, _, ok := l.AllowUser(Purchase, "greedy", l.now()); ok {
+		if _, _, ok := l.AllowUser(Purchase, []byte("greedy"), l.now()); ok {
 			greedy++
 		}
 		// 10,000 users, each once, from one address.
 		if _, _, ok := l.AllowAddress(Purchase, shared, l.now()); !ok {
 			crowdRefused++
-		} else if _, _, ok := l.AllowUser(Purchase, "crowd-"+strconv.Itoa(i), l.now()); ok {
+		} else if _, _, ok := l.AllowUser(Purchase, []byte("crowd-"+strconv.Itoa(i)), l.now()); ok {
 			crowd++
 		}
 		// Others come from elsewhere.
 		if _, _, ok := l.AllowAddress(Purchase, netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), l.now()); ok {
-			if _, _, ok := l.AllowUser(Purchase, "other-"+strconv.Itoa(i%1000), l.now()); ok {
+			if _, _, ok := l.AllowUser(Purchase, []byte("other-"+strconv.Itoa(i%1000)), l.now()); ok {
 				others++
 			}
 		}
@@ -121,19 +121,19 @@ func TestCyclingThroughAddressesHarmsNobody(t *testing.T) {
 	table := newTable(now)
 	const maxKeys, requests = 16_384, 60_000
 	for range size.Burst {
-		_, ok := table.takeString("debtor", size, maxKeys, now)
+		_, ok := table.takeUser([]byte("debtor"), size, maxKeys, now)
 		require.True(t, ok)
 	}
 	debtor := 0
 	for i := range requests { // 100,000 a second
 		now = now.Add(10 * time.Microsecond)
-		_, ok := table.takeString("cycled-"+strconv.Itoa(i), size, maxKeys, now)
+		_, ok := table.takeUser([]byte("cycled-"+strconv.Itoa(i)), size, maxKeys, now)
 		require.True(t, ok, "each address once: within its limit")
 		if i%100 == 0 {
-			_, ok := table.takeString("new-"+strconv.Itoa(i), size, maxKeys, now)
+			_, ok := table.takeUser([]byte("new-"+strconv.Itoa(i)), size, maxKeys, now)
 			require.True(t, ok)
 		}
-		if _, ok := table.takeString("debtor", size, maxKeys, now); ok {
+		if _, ok := table.takeUser([]byte("debtor"), size, maxKeys, now); ok {
 			debtor++
 		}
 	}
@@ -161,7 +161,7 @@ func chain(t testing.TB) (*Limiter, func()) {
 		}
 		_, _, ok := l.AllowAddress(Purchase, client, l.now())
 		pass, _, limit, entered := l.Enter(Purchase, l.now())
-		_, _, user := l.AllowUser(Purchase, "alice", l.now())
+		_, _, user := l.AllowUser(Purchase, []byte("alice"), l.now())
 		required, _ := l.TicketRules()
 		_, _, sold := l.AllowSale(Purchase, id, l.now())
 		pass.Exit()

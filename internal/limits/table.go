@@ -69,13 +69,13 @@ type shard struct {
 
 func newTable(now time.Time) *table { return &table{seed: maphash.MakeSeed(), made: now} }
 
-// takeString takes a token of key's bucket, which is of the given size. When there is
+// takeUser takes a token of key's bucket, which is of the given size. When there is
 // none, it says when there will be.
-func (t *table) takeString(key string, size Bucket, maxKeys int, now time.Time) (retryAfter time.Duration, ok bool) {
-	return t.take(maphash.String(t.seed, key), size, maxKeys, now)
+func (t *table) takeUser(key []byte, size Bucket, maxKeys int, now time.Time) (retryAfter time.Duration, ok bool) {
+	return t.take(maphash.Bytes(t.seed, key), size, maxKeys, now)
 }
 
-// takeAddr is takeString for an address; an IPv4 one is the same in IPv6.
+// takeAddr is takeUser for an address; an IPv4 one is the same in IPv6.
 func (t *table) takeAddr(key netip.Addr, size Bucket, maxKeys int, now time.Time) (retryAfter time.Duration, ok bool) {
 	bytes := key.As16()
 	return t.take(maphash.Bytes(t.seed, bytes[:]), size, maxKeys, now)

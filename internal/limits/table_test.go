@@ -93,7 +93,7 @@ func TestBurstIsExact(t *testing.T) {
 				key, granted := fmt.Sprint(burst), 0
 				size := Bucket{rate, burst}
 				for {
-					after, ok := table.takeString(key, size, 1024, now)
+					after, ok := table.takeUser([]byte(key), size, 1024, now)
 					if !ok {
 						require.InDelta(t, 1/rate, after.Seconds(), 1e-7)
 						break
@@ -103,7 +103,7 @@ func TestBurstIsExact(t *testing.T) {
 				require.Equal(t, burst, granted, "%+v after %s", size, uptime)
 				// A token comes back when it was said.
 				later := now.Add(time.Duration(math.Ceil(1e9/rate)) + 50)
-				_, ok := table.takeString(key, size, 1024, later)
+				_, ok := table.takeUser([]byte(key), size, 1024, later)
 				require.True(t, ok)
 				now = later.Add(time.Second)
 			}
@@ -119,7 +119,7 @@ func TestBurstIsExactWhereSumsAreRounded(t *testing.T) {
 		seconds := float64(1<<45)/size.Rate - 15e-6 + float64(i)*8e-9 // after a year and six weeks
 		now, granted := made.Add(time.Duration(seconds*1e9)), 0
 		for range 2 * size.Burst {
-			if _, ok := table.takeString(strconv.Itoa(i), size, 1024, now); ok {
+			if _, ok := table.takeUser([]byte(strconv.Itoa(i)), size, 1024, now); ok {
 				granted++
 			}
 		}
@@ -193,7 +193,7 @@ func TestTableIsBounded(t *testing.T) {
 	table := newTable(now)
 	refused, flood := 0, 20*maxKeys
 	for i := range flood {
-		after, ok := table.takeString("flood-"+strconv.Itoa(i), size, maxKeys, now)
+		after, ok := table.takeUser([]byte("flood-"+strconv.Itoa(i)), size, maxKeys, now)
 		if !ok {
 			refused++
 			require.Equal(t, time.Second, after)
@@ -210,7 +210,7 @@ func TestTableIsBounded(t *testing.T) {
 	keys, _ = table.counts(now)
 	require.Zero(t, keys)
 	for i := range maxKeys {
-		_, ok := table.takeString("late-"+strconv.Itoa(i), size, maxKeys, now)
+		_, ok := table.takeUser([]byte("late-"+strconv.Itoa(i)), size, maxKeys, now)
 		require.True(t, ok)
 	}
 	keys, sharedNow := table.counts(now)
@@ -226,7 +226,7 @@ func TestBoundChanges(t *testing.T) {
 	refusedAll := func(maxKeys int) {
 		t.Helper()
 		for i := range 60_000 {
-			_, ok := table.takeString("key-"+strconv.Itoa(i), size, maxKeys, now)
+			_, ok := table.takeUser([]byte("key-"+strconv.Itoa(i)), size, maxKeys, now)
 			require.False(t, ok)
 		}
 		keys, shared := table.counts(now)
@@ -234,7 +234,7 @@ func TestBoundChanges(t *testing.T) {
 		require.Zero(t, shared)
 	}
 	for i := range 60_000 {
-		_, ok := table.takeString("key-"+strconv.Itoa(i), size, 65_536, now)
+		_, ok := table.takeUser([]byte("key-"+strconv.Itoa(i)), size, 65_536, now)
 		require.True(t, ok)
 	}
 	refusedAll(65_536)
@@ -246,7 +246,7 @@ func TestBoundChanges(t *testing.T) {
 	require.Equal(t, slots(65_536), table.slots())
 	now = now.Add(time.Second)
 	for i := range 1024 {
-		_, ok := table.takeString("late-"+strconv.Itoa(i), size, 1024, now)
+		_, ok := table.takeUser([]byte("late-"+strconv.Itoa(i)), size, 1024, now)
 		require.True(t, ok)
 	}
 	require.Equal(t, slots(1024), table.slots())
@@ -267,16 +267,16 @@ func TestFloodDoesNotFreeADebtor(t *testing.T) {
 	size, now := Bucket{Rate: 1, Burst: 5}, time.Unix(1_800_000_000, 0)
 	table := newTable(now)
 	for range size.Burst {
-		_, ok := table.takeString("debtor", size, maxKeys, now)
+		_, ok := table.takeUser([]byte("debtor"), size, maxKeys, now)
 		require.True(t, ok)
 	}
 	for i := range 50 * maxKeys {
 		now = now.Add(10 * time.Microsecond) // a third of a second in all
-		table.takeString("flood-"+strconv.Itoa(i), size, maxKeys, now)
+		table.takeUser([]byte("flood-"+strconv.Itoa(i)), size, maxKeys, now)
 	}
 	_, shared := table.counts(now)
 	require.NotZero(t, shared)
-	_, ok := table.takeString("debtor", size, maxKeys, now)
+	_, ok := table.takeUser([]byte("debtor"), size, maxKeys, now)
 	require.False(t, ok)
 }
 
@@ -286,7 +286,7 @@ func TestTableSurvivesAnyClock(t *testing.T) {
 	table := newTable(start)
 	spend := func(now time.Time) (n int) {
 		for range 10 {
-			after, ok := table.takeString("key", size, 1024, now)
+			after, ok := table.takeUser([]byte("key"), size, 1024, now)
 			if ok {
 				n++
 			} else {
@@ -312,8 +312,8 @@ func TestTableSurvivesAnyClock(t *testing.T) {
 func TestBucketOfNoSizePanics(t *testing.T) {
 	for _, size := range []Bucket{{}, {1, 0}, {0, 1}, {-1, 1}, {math.NaN(), 1}, {math.Inf(1), 1}} {
 		table := newTable(time.Now())
-		table.takeString("key", Bucket{1, 1}, 1024, time.Now())
-		require.Panics(t, func() { table.takeString("key", size, 1024, time.Now()) }, "%+v", size)
+		table.takeUser([]byte("key"), Bucket{1, 1}, 1024, time.Now())
+		require.Panics(t, func() { table.takeUser([]byte("key"), size, 1024, time.Now()) }, "%+v", size)
 	}
 }
 
@@ -346,10 +346,10 @@ func TestTableUnderLoad(t *testing.T) {
 		wg.Go(func() {
 			for i := range 5000 {
 				size, maxKeys := Bucket{Rate: float64(1 + i%2), Burst: 500}, 1024<<(i/100%6)
-				if _, ok := table.takeString("key", size, maxKeys, now); ok {
+				if _, ok := table.takeUser([]byte("key"), size, maxKeys, now); ok {
 					granted.Add(1)
 				}
-				table.takeString(strconv.Itoa(g*5000+i), size, maxKeys, now)
+				table.takeUser([]byte(strconv.Itoa(g*5000+i)), size, maxKeys, now)
 				if i%500 == 0 {
 					table.counts(now)
 				}
@@ -370,7 +370,7 @@ func TestTableDoesNotAllocate(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(10_000, func() {
 		i++
 		copy(key[:], strconv.AppendUint(key[:0], i, 10))
-		table.takeString(unsafe.String(&key[0], len(key)), size, 1024, now)
+		table.takeUser(key[:], size, 1024, now)
 		table.takeAddr(netip.AddrFrom16(key), size, 1024, now)
 	}))
 }

@@ -46,7 +46,7 @@ func TestAccessReachesEveryGateway(t *testing.T) {
 			}
 		}
 		mallory := func(l *limits.Limiter) string {
-			_, limit, _ := l.AllowUser(limits.Purchase, "mallory", time.Now())
+			_, limit, _ := l.AllowUser(limits.Purchase, []byte("mallory"), time.Now())
 			return limit
 		}
 		network := func(l *limits.Limiter) string {

@@ -8,6 +8,8 @@ import (
 	"hash"
 	"sync"
 	"time"
+
+	"flashgate/internal/sale"
 )
 
 // The tokens that nearly all shoppers bring look alike: HS256, one of two headers, flat
@@ -50,11 +52,11 @@ func newCommon(o *Options) *common {
 	return c
 }
 
-// verify returns whose a token is, if it is one of those that look alike and is good now.
-// ok false says nothing of the token.
-func (c *common) verify(raw []byte, now time.Time) (user string, expires time.Time, ok bool) {
+// verify appends to user whose a token is, if it is one of those that look alike and is
+// good now. ok false says nothing of the token.
+func (c *common) verify(user, raw []byte, now time.Time) (_ []byte, expires time.Time, ok bool) {
 	if len(raw) > MaxBytes {
-		return "", time.Time{}, false
+		return nil, time.Time{}, false
 	}
 	header := 0
 	for _, h := range commonHeaders {
@@ -64,30 +66,30 @@ func (c *common) verify(raw []byte, now time.Time) (user string, expires time.Ti
 	}
 	dot := len(raw) - macDigits - 1
 	if header == 0 || dot <= header || raw[dot] != '.' {
-		return "", time.Time{}, false
+		return nil, time.Time{}, false
 	}
 	s := c.scratch.Get().(*scratch)
 	defer c.scratch.Put(s)
 	if n, err := strictBase64.Decode(s.given[:], raw[dot+1:]); err != nil || n != sha256.Size {
-		return "", time.Time{}, false
+		return nil, time.Time{}, false
 	}
 	s.mac.Reset()
 	s.mac.Write(raw[:dot])
 	if !hmac.Equal(s.mac.Sum(s.sum[:0]), s.given[:]) {
-		return "", time.Time{}, false
+		return nil, time.Time{}, false
 	}
 	n, err := strictBase64.Decode(s.payload[:], raw[header:dot])
 	if err != nil {
-		return "", time.Time{}, false
+		return nil, time.Time{}, false
 	}
 	var claims plainClaims
 	if !claims.parse(s.payload[:n]) || !c.good(&claims, now) {
-		return "", time.Time{}, false
+		return nil, time.Time{}, false
 	}
-	if user = string(claims.sub); !validUser(user) {
-		return "", time.Time{}, false
+	if len(claims.sub) == 0 || len(claims.sub) > sale.MaxUserIDBytes { // of ASCII alone, as all that is plain
+		return nil, time.Time{}, false
 	}
-	return user, time.Unix(claims.exp, 0), true
+	return append(user, claims.sub...), time.Unix(claims.exp, 0), true
 }
 
 // good checks what a signature does not tell.

@@ -34,10 +34,16 @@ func commonVerifiers(t testing.TB) []*Verifier {
 	return all
 }
 
+// UserOf is Verify for who keeps the user.
+func UserOf(v *Verifier, raw []byte) (user string, expires time.Time, err error) {
+	name, expires, err := v.Verify(nil, raw)
+	return string(name), expires, err
+}
+
 // agree: what is read here, golang-jwt reads as well, and alike. It reports whether the
 // token was read here.
 func agree(t require.TestingT, v *Verifier, raw []byte) bool {
-	user, expires, ok := v.common.verify(raw, v.now())
+	user, expires, ok := v.common.verify(nil, raw, v.now())
 	if len(raw) > MaxBytes { // nobody reads it
 		require.False(t, ok)
 		return false
@@ -45,10 +51,10 @@ func agree(t require.TestingT, v *Verifier, raw []byte) bool {
 	want, until, err := v.verify(raw)
 	if ok {
 		require.NoError(t, err, "%q", raw)
-		require.Equal(t, want, user)
+		require.Equal(t, want, string(user))
 		require.True(t, until.Equal(expires), "%v %v", until, expires)
 	}
-	got, at, failed := v.Verify(raw)
+	got, at, failed := UserOf(v, raw)
 	require.Equal(t, err, failed)
 	require.Equal(t, want, got)
 	require.True(t, until.Equal(at))
@@ -138,9 +144,11 @@ func FuzzCommon(f *testing.F) {
 func BenchmarkCommon(b *testing.B) {
 	v, raw := commonVerifiers(b)[0], signed(commonHeader, `{"sub":"0190b7c2-6d4e-7a5e-9d1c-1f0a5ad6c1e2","exp":1800000001,"iat":1799990000}`)
 	b.Run("here", func(b *testing.B) {
+		var user []byte
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, _, ok := v.common.verify(raw, commonNow); !ok {
+			var ok bool
+			if user, _, ok = v.common.verify(user[:0], raw, commonNow); !ok {
 				b.Fatal("not read")
 			}
 		}
@@ -155,14 +163,15 @@ func BenchmarkCommon(b *testing.B) {
 	})
 }
 
-func TestCommonTokenAllocatesItsUser(t *testing.T) {
+func TestCommonTokenAllocatesNothing(t *testing.T) {
 	v, raw := commonVerifiers(t)[0], signed(commonHeader, `{"sub":"0190b7c2-6d4e-7a5e-9d1c-1f0a5ad6c1e2","exp":1800000001}`)
+	user := make([]byte, 0, 64)
 	allocs := testing.AllocsPerRun(1000, func() {
-		if _, _, err := v.Verify(raw); err != nil {
+		if _, _, err := v.Verify(user, raw); err != nil {
 			t.Fatal(err)
 		}
 	})
 	if !raceEnabled { // pools drop at random under the race detector
-		require.LessOrEqual(t, allocs, 1.0)
+		require.Zero(t, allocs)
 	}
 }

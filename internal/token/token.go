@@ -132,35 +132,37 @@ func (v *Verifier) algorithms() []string {
 	return out
 }
 
-// Verify returns the token's sub, verbatim, and when the token expires. raw is not
-// kept. Any failure is a *sale.Error UNAUTHENTICATED whose detail may be shown.
-func (v *Verifier) Verify(raw []byte) (user string, expires time.Time, err error) {
+// Verify appends the token's sub, verbatim, to user, and returns that and when the token
+// expires. raw is not kept. Any failure is a *sale.Error UNAUTHENTICATED whose detail may
+// be shown.
+func (v *Verifier) Verify(user, raw []byte) (_ []byte, expires time.Time, err error) {
 	if len(raw) > MaxBytes {
-		return "", time.Time{}, errTooLong
+		return nil, time.Time{}, errTooLong
 	}
 	// A token that looks like all the others costs hardly more than to find it among the
 	// remembered ones, and less than to remember it: which most are not worth, that come once.
 	if v.common != nil {
-		if user, expires, ok := v.common.verify(raw, v.now()); ok {
+		if user, expires, ok := v.common.verify(user, raw, v.now()); ok {
 			return user, expires, nil
 		}
 	}
 	if v.cache == nil {
-		return v.verify(raw)
+		sub, expires, err := v.verify(raw)
+		return append(user, sub...), expires, err
 	}
 	digest := sha256.Sum256(raw)
 	if known, ok := v.cache.GetIfPresent(digest); ok {
 		if v.now().Before(known.expires.Add(v.leeway)) {
-			return known.user, known.expires, nil
+			return append(user, known.user...), known.expires, nil
 		}
 		v.cache.Invalidate(digest)
-		return "", time.Time{}, errExpired
+		return nil, time.Time{}, errExpired
 	}
-	user, expires, err = v.verify(raw)
+	sub, expires, err := v.verify(raw)
 	if err == nil {
-		v.cache.Set(digest, verified{user, expires})
+		v.cache.Set(digest, verified{sub, expires})
 	}
-	return user, expires, err
+	return append(user, sub...), expires, err
 }
 
 func (v *Verifier) verify(raw []byte) (user string, expires time.Time, err error) {

@@ -106,7 +106,7 @@ func TestVerify(t *testing.T) {
 				tc.o.CacheEntries = cache
 				v, raw := verifier(t, tc.o), sign(t, jwt.SigningMethodHS256, secret, tc.claims)
 				for range 2 { // the second may come from the cache
-					user, expires, err := v.Verify([]byte(raw))
+					user, expires, err := token.UserOf(v, []byte(raw))
 					if tc.detail != "" {
 						refused(t, err, tc.detail)
 						require.Empty(t, user)
@@ -136,15 +136,15 @@ func TestPublicKeys(t *testing.T) {
 		sign(t, jwt.SigningMethodEdDSA, k.ed, good()),
 		sign(t, jwt.SigningMethodRS256, k.rsa, good()),
 	} {
-		user, _, err := v.Verify([]byte(raw))
+		user, _, err := token.UserOf(v, []byte(raw))
 		require.NoError(t, err)
 		require.Equal(t, "alice", user)
 	}
 	_, other, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
-	_, _, err = v.Verify([]byte(sign(t, jwt.SigningMethodEdDSA, other, good())))
+	_, _, err = token.UserOf(v, []byte(sign(t, jwt.SigningMethodEdDSA, other, good())))
 	refused(t, err, "signature")
-	_, _, err = v.Verify([]byte(sign(t, jwt.SigningMethodRS512, k.rsa, good())))
+	_, _, err = token.UserOf(v, []byte(sign(t, jwt.SigningMethodRS512, k.rsa, good())))
 	refused(t, err, "alg")
 }
 
@@ -173,13 +173,13 @@ func TestAlgorithmConfusion(t *testing.T) {
 		{"PS256", public, sign(t, jwt.SigningMethodPS256, k.rsa, good())},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, _, err := tc.v.Verify([]byte(tc.raw))
+			_, _, err := token.UserOf(tc.v, []byte(tc.raw))
 			refused(t, err, "alg")
 		})
 	}
 	for _, alg := range []string{"None", "nOnE", "", "hs256", "HS256 "} {
 		forged := encode(`{"alg":"`+alg+`","typ":"JWT"}`) + none[strings.IndexByte(none, '.'):]
-		_, _, err := shared.Verify([]byte(forged))
+		_, _, err := token.UserOf(shared, []byte(forged))
 		require.Equal(t, sale.CodeUnauthenticated, sale.CodeOf(err), alg)
 	}
 }
@@ -207,7 +207,7 @@ func TestMalformed(t *testing.T) {
 		"just too long":   {strings.Repeat("x", token.MaxBytes+1), "longer"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := v.Verify([]byte(tc[0]))
+			_, _, err := token.UserOf(v, []byte(tc[0]))
 			refused(t, err, tc[1])
 		})
 	}
@@ -218,12 +218,12 @@ func TestMalformed(t *testing.T) {
 		if byte(digit) == last {
 			continue
 		}
-		_, _, err = v.Verify([]byte(fine[:len(fine)-1] + string(digit)))
+		_, _, err = token.UserOf(v, []byte(fine[:len(fine)-1]+string(digit)))
 		require.Equal(t, sale.CodeUnauthenticated, sale.CodeOf(err), "%c for %c", digit, last)
 	}
 
 	long := sign(t, jwt.SigningMethodHS256, secret, good("pad", strings.Repeat("x", token.MaxBytes)))
-	_, _, err = v.Verify([]byte(long))
+	_, _, err = token.UserOf(v, []byte(long))
 	refused(t, err, "longer")
 }
 
@@ -243,7 +243,7 @@ func TestCacheHonoursExpiry(t *testing.T) {
 		{exp.Add(time.Hour), false},
 	} {
 		now = step.at
-		_, _, err := v.Verify(raw)
+		_, _, err := token.UserOf(v, raw)
 		if step.fine {
 			require.NoError(t, err, step.at)
 		} else {
@@ -256,16 +256,16 @@ func TestCacheHonoursExpiry(t *testing.T) {
 func TestForgedTokenNeverHitsTheCache(t *testing.T) {
 	v := verifier(t, token.Options{Secret: secret, CacheEntries: 1000})
 	fine := []byte(sign(t, jwt.SigningMethodHS256, secret, good()))
-	_, _, err := v.Verify(fine)
+	_, _, err := token.UserOf(v, fine)
 	require.NoError(t, err)
 	rapid.Check(t, func(t *rapid.T) {
 		forged := append([]byte(nil), fine...)
 		i := rapid.IntRange(0, len(forged)-1).Draw(t, "at")
 		forged[i] = rapid.Byte().Filter(func(b byte) bool { return b != fine[i] }).Draw(t, "byte")
-		if _, _, err := v.Verify(forged); err == nil {
+		if _, _, err := token.UserOf(v, forged); err == nil {
 			t.Fatalf("accepted %q for %q", forged, fine)
 		}
-		if user, _, err := v.Verify(fine); err != nil || user != "alice" {
+		if user, _, err := token.UserOf(v, fine); err != nil || user != "alice" {
 			t.Fatalf("the good one: %q, %v", user, err)
 		}
 	})
@@ -274,7 +274,7 @@ func TestForgedTokenNeverHitsTheCache(t *testing.T) {
 func TestVerifierKeepsNothingOfRaw(t *testing.T) {
 	v := verifier(t, token.Options{Secret: secret, CacheEntries: 10})
 	raw := []byte(sign(t, jwt.SigningMethodHS256, secret, good()))
-	user, _, err := v.Verify(raw)
+	user, _, err := token.UserOf(v, raw)
 	require.NoError(t, err)
 	clear(raw) // as a server does with a request's buffer
 	require.Equal(t, "alice", user)
@@ -286,7 +286,7 @@ func TestIssue(t *testing.T) {
 	v := verifier(t, token.Options{Secret: secret, Issuer: "us", Audience: "shop"})
 	raw, err := i.Issue("user 7", time.Hour)
 	require.NoError(t, err)
-	user, expires, err := v.Verify([]byte(raw))
+	user, expires, err := token.UserOf(v, []byte(raw))
 	require.NoError(t, err)
 	require.Equal(t, "user 7", user)
 	require.WithinDuration(t, time.Now().Add(time.Hour), expires, 5*time.Second)
@@ -327,9 +327,9 @@ func FuzzVerify(f *testing.F) {
 	cached := verifier(f, token.Options{Secret: secret, CacheEntries: 100})
 	plain := verifier(f, token.Options{Secret: secret})
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		user, expires, err := plain.Verify(raw)
+		user, expires, err := token.UserOf(plain, raw)
 		for range 2 {
-			u, e, err2 := cached.Verify(raw)
+			u, e, err2 := token.UserOf(cached, raw)
 			require.Equal(t, user, u)
 			require.True(t, expires.Equal(e))
 			require.Equal(t, err, err2)
@@ -349,7 +349,7 @@ func BenchmarkVerify(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, err := v.Verify(raw); err != nil {
+				if _, _, err := token.UserOf(v, raw); err != nil {
 					b.Fatal(err)
 				}
 			}
