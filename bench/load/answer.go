@@ -136,14 +136,29 @@ func (ks *Kinds) List() []Count {
 
 // A Reader reads answers for one connection, without a lock once it has met a kind.
 type Reader struct {
-	Kinds *Kinds
-	met   []metKind
+	Kinds   *Kinds
+	met     []metKind
+	refusal refusal // the last one: most are like it, to the byte
+}
+
+type refusal struct {
+	status int
+	body   []byte
+	number uint8
 }
 
 type metKind struct {
 	status int
 	code   string
 	number uint8
+}
+
+// refused is the kind of a refusal: its status and its problem's code.
+func (r *Reader) refused(status int, body []byte) uint8 {
+	if last := &r.refusal; last.status != status || !bytes.Equal(last.body, body) {
+		*last = refusal{status, append(last.body[:0], body...), r.kindOf(status, member(body, `"code"`), body)}
+	}
+	return r.refusal.number
 }
 
 func (r *Reader) kindOf(status int, code, body []byte) uint8 {
@@ -162,7 +177,7 @@ func (r *Reader) kindOf(status int, code, body []byte) uint8 {
 func ReadPurchase(r *Reader, resp *fasthttp.Response) (Answer, error) {
 	a, body := Answer{Status: uint16(resp.StatusCode())}, resp.Body()
 	if resp.StatusCode() != http.StatusAccepted {
-		a.Kind = r.kindOf(resp.StatusCode(), member(body, `"code"`), body)
+		a.Kind = r.refused(resp.StatusCode(), body)
 		return a, nil
 	}
 	a.Kind = r.kindOf(http.StatusAccepted, nil, body)
@@ -177,7 +192,7 @@ func ReadPurchase(r *Reader, resp *fasthttp.Response) (Answer, error) {
 func ReadOrder(r *Reader, resp *fasthttp.Response) (Answer, error) {
 	a, body := Answer{Status: uint16(resp.StatusCode())}, resp.Body()
 	if resp.StatusCode() != http.StatusOK {
-		a.Kind = r.kindOf(resp.StatusCode(), member(body, `"code"`), body)
+		a.Kind = r.refused(resp.StatusCode(), body)
 		return a, nil
 	}
 	a.Kind = r.kindOf(http.StatusOK, member(body, `"status"`), body)
