@@ -156,7 +156,7 @@ type Batch struct {
 // Worker persists batches.
 type Worker struct {
 	MaxMessages   int           `yaml:"max_messages" default:"512" min:"1" max:"1024"` // in one transaction
-	Linger        time.Duration `yaml:"linger" default:"2s" min:"0s" max:"10s"`        // how long a transaction of a rush waits for more messages, unless it is full;
+	Linger        time.Duration `yaml:"linger" default:"2500ms" min:"0s" max:"10s"`    // how long a transaction of a rush waits for more messages, unless it is full;
 	Lull          time.Duration `yaml:"lull" default:"100ms" min:"0s" max:"10s"`       // and not when there was none for so long and a pull interval. A few messages: how long the first waits
 	Handlers      int           `yaml:"handlers" default:"2" min:"1" max:"64"`         // transactions side by side
 	BackoffMin    time.Duration `yaml:"backoff_min" default:"50ms" min:"1ms" max:"1m"`
