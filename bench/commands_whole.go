@@ -55,11 +55,12 @@ func allCommand() *cobra.Command {
 		Use:   "all",
 		Short: "Every scenario and every baseline in one run, and the ratios between them",
 		Long: `Warms the engines up: a broker that was just started is still being compiled. Then
-runs hello, accept, storm, duplicates, and accept with one half message an order,
---repeat times over, interleaved; then hot, many and mixed; then the bare engines:
+runs hello, accept, storm, duplicates, hello again, and accept with one half message an
+order, --repeat times over; then hot, many and mixed; then the bare engines:
 EVALSHA through rueidis at the same concurrency, bulk inserts at a worker's batch, and
-half messages alone. Shows medians and ratios, and writes them, with curves, answers
-over time, processors and memory by process, to bench/out/report.html and .json.
+half messages alone. Shows medians, and those of each repeat's ratios, and writes them,
+with curves, answers over time, processors and memory by process, to
+bench/out/report.html and .json.
 
 At --size 1 and one repeat it takes some four minutes on two cores. The targets beside
 the ratios are those of real engines.`,

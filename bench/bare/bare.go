@@ -34,7 +34,7 @@ func measure(ctx context.Context, rep *report.Report, p *load.Progress, workers,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	answers := make([]load.Answer, calls)
-	watch := usage.Start(append([]usage.Process{{Name: "driver", PIDs: []int{os.Getpid()}}}, engines...))
+	watch := usage.Start(append(append([]usage.Process{{Name: "driver", PIDs: []int{os.Getpid()}}}, engines...), usage.Stolen))
 	defer watch.Stop()
 	var next atomic.Int64
 	var wg sync.WaitGroup

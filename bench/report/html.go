@@ -57,9 +57,8 @@ func (r *Report) WriteHTML(file, echarts string) error {
 		Title: "flashgate: " + r.Scenario, Began: r.Began.Format("2006-01-02 15:04 UTC"),
 		Machine: r.Machine, Settings: r.Settings, ECharts: echarts,
 	}
-	for i := range r.Figures {
-		f := &r.Figures[i]
-		p.Ratios = append(p.Ratios, row{f.Name, decimals(f.Value), f.Unit, "", f.Target.Verdict(f.Value)})
+	for _, m := range (&Report{Figures: r.Figures}).Sheet() {
+		p.Ratios = append(p.Ratios, row{m.Name, decimals(m.Median()), m.Unit, m.spread(), m.Target.Verdict(m.Median())})
 	}
 	runs := r.Runs
 	if len(runs) == 0 {
@@ -122,9 +121,10 @@ func newSection(runs []*Report) section {
 		s.Charts = append(s.Charts, rates(last.Scenario+": answers a second", last.Rates))
 	}
 	if len(last.Usage) > 0 {
+		resident := slices.DeleteFunc(slices.Clone(last.Usage), func(u usage.Usage) bool { return u.PeakBytes == 0 }) // what is stolen is not
 		s.Charts = append(s.Charts,
 			processes(last.Scenario+": processors by process", "cores", true, last.Usage, func(s usage.Sample) float64 { return s.Cores }),
-			processes(last.Scenario+": memory by process", "MiB", false, last.Usage, func(s usage.Sample) float64 { return float64(s.Bytes) / (1 << 20) }))
+			processes(last.Scenario+": memory by process", "MiB", false, resident, func(s usage.Sample) float64 { return float64(s.Bytes) / (1 << 20) }))
 	}
 	return s
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,20 @@ func TestThePageHasEveryFigureAndChart(t *testing.T) {
 		require.True(t, strings.Contains(page, part), part)
 	}
 	require.Equal(t, 1, strings.Count(page, "<h2>storm</h2>"), "a section a scenario")
+}
+
+// A figure that only a later run has stands with the others of its scenario.
+func TestTheSheetIsByScenario(t *testing.T) {
+	later := measuredRun("storm", 300)
+	later.Figure("CPU worker-1", 1, "µs a request")
+	rep := New("all", "")
+	rep.Runs = []*Report{measuredRun("storm", 100), measuredRun("hello", 400), later}
+	var scenarios []string
+	for _, m := range rep.Sheet() {
+		of, _, _ := strings.Cut(m.Name, " · ")
+		scenarios = append(scenarios, of)
+	}
+	require.Equal(t, []string{"storm", "hello"}, slices.Compact(scenarios))
 }
 
 func TestAPageOfOneRun(t *testing.T) {

@@ -40,9 +40,11 @@ func (r *Report) Sheet() []Measured {
 		}
 		sheet[i].Values = append(sheet[i].Values, f.Value)
 	}
-	for _, run := range r.Runs {
-		for i := range run.Figures {
-			add(run.Scenario+" · "+run.Figures[i].Name, &run.Figures[i])
+	for _, runs := range byScenario(r.Runs) {
+		for _, run := range runs {
+			for i := range run.Figures {
+				add(run.Scenario+" · "+run.Figures[i].Name, &run.Figures[i])
+			}
 		}
 	}
 	for i := range r.Figures {
@@ -92,6 +94,23 @@ func (r *Report) PrintSheet(w io.Writer) error {
 		_, _ = fmt.Fprintf(t, "  %s\t%8s\t%s\t%s\t%s\n", name, decimals(m.Median()), m.Unit, m.spread(), m.Target.Verdict(m.Median()))
 	}
 	return t.Flush()
+}
+
+// Repeats is the mean of each of n repeats, whose values come in their order; the median
+// for each, if the scenario was not part of the repeats.
+func (m *Measured) Repeats(n int) []float64 {
+	means := make([]float64, n)
+	each := len(m.Values) / n
+	for i := range means {
+		if each*n != len(m.Values) {
+			means[i] = m.Median()
+			continue
+		}
+		for _, v := range m.Values[i*each : (i+1)*each] {
+			means[i] += v / float64(each)
+		}
+	}
+	return means
 }
 
 // spread shows how far the runs lie apart; of one run, nothing.

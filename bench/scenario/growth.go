@@ -65,7 +65,7 @@ func (g *Growth) Run(ctx context.Context, sys *system.System, o *system.Options)
 		drained = at
 		cpu, by := 0.0, watch.Between(rec.Began, rec.Began.Add(rec.Took))
 		for _, u := range by {
-			if u.Name != "driver" {
+			if u.Name != "driver" && u.Name != usage.Stolen.Name {
 				cpu += u.CPUSeconds
 			}
 		}
@@ -87,7 +87,7 @@ func (g *Growth) Run(ctx context.Context, sys *system.System, o *system.Options)
 		rep.Figure("CPU of the last slice ÷ the first", last.micros/first.micros, "×")
 	}
 	for i, u := range first.by {
-		if i < len(last.by) && last.by[i].Name == u.Name && u.Name != "driver" {
+		if i < len(last.by) && last.by[i].Name == u.Name && u.Name != "driver" && u.Name != usage.Stolen.Name {
 			rep.Figure("CPU "+u.Name+", last slice", last.by[i].CPUSeconds*1e6/float64(each), "µs a purchase")
 			rep.Figure("CPU "+u.Name+", first slice", u.CPUSeconds*1e6/float64(each), "µs a purchase")
 		}

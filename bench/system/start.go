@@ -299,7 +299,7 @@ func (s *System) Watch() *usage.Watch {
 	if s.Real {
 		processes = append(processes, usage.Engines()...)
 	}
-	return usage.Start(processes)
+	return usage.Start(append(processes, usage.Stolen))
 }
 
 // processes are those that the run started.

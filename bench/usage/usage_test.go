@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
@@ -10,15 +11,20 @@ import (
 	"pgregory.net/rapid"
 )
 
+// awaitTaken keeps a processor busy until this process has taken so much more of it.
+func awaitTaken(more time.Duration) {
+	before, _ := taken(os.Getpid())
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		if now, _ := taken(os.Getpid()); now-before >= more {
+			return
+		}
+	}
+}
+
 func TestAWatchSeesWhatThisProcessTakes(t *testing.T) {
 	began := time.Now()
 	w := Start([]Process{{Name: "self", PIDs: []int{os.Getpid()}}, {Name: "nobody", PIDs: []int{1 << 30}}})
-	before, _ := taken(os.Getpid())
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
-		if now, _ := taken(os.Getpid()); now-before >= 50*time.Millisecond {
-			break
-		}
-	}
+	awaitTaken(50 * time.Millisecond)
 	w.Stop()
 	got := w.Between(began, time.Now())
 	require.Len(t, got, 1, "what took nothing is left out")
@@ -50,6 +56,23 @@ func TestPartsAddUp(t *testing.T) {
 		}
 		require.InDelta(t, w.looks[len(w.looks)-1].cpu[0].Seconds(), sum, 1e-6)
 	})
+}
+
+// What others took is counted where Linux counts it, and is never less than before.
+func TestStolen(t *testing.T) {
+	text, err := os.ReadFile("/proc/stat")
+	require.NoError(t, err)
+	var ticks [8]int64
+	_, err = fmt.Sscanf(string(text), "cpu %d %d %d %d %d %d %d %d", &ticks[0], &ticks[1], &ticks[2], &ticks[3], &ticks[4], &ticks[5], &ticks[6], &ticks[7])
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, stolen(), time.Duration(ticks[7])*time.Second/ticksPerSecond)
+	began := time.Now()
+	w := Start([]Process{{Name: "self", PIDs: []int{os.Getpid()}}, Stolen})
+	awaitTaken(50 * time.Millisecond)
+	got := w.Between(began, time.Now())
+	require.Len(t, got, 2, "that nothing was stolen is said")
+	require.Equal(t, Stolen.Name, got[1].Name)
+	require.GreaterOrEqual(t, w.looks[0].cpu[1], time.Duration(ticks[7])*time.Second/ticksPerSecond)
 }
 
 func TestEnginesAreToldByTheirProgram(t *testing.T) {
