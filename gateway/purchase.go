@@ -50,7 +50,10 @@ func (g *Gateway) purchase(c *call, id []byte) refusal {
 		return refuse(sale.CodeSoldOut)
 	}
 
-	user, requestKey := string(c.user), string(key) // both are gone with the call, the order is not
+	// User and key are gone with the call, the order is not: one string holds both.
+	c.buf = append(append(c.buf[:0], c.user...), key...)
+	names := string(c.buf)
+	user, requestKey := names[:len(c.user)], names[len(c.user):]
 	if !g.canMakeIDs() {
 		return refuse(sale.CodeUnavailable)
 	}

@@ -264,7 +264,7 @@ func TestDeadlines(t *testing.T) {
 	require.Equal(t, []bool{true, false}, took)
 }
 
-// ceiling on allocations of a refused purchase, of which one is the key's copy.
+// ceiling on allocations of a refused purchase, of which one is a copy of the user and the key.
 const refusedAllocs = 2
 
 func TestRefusedPurchaseAllocates(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 var (
 	jsonType           = []byte("application/json")
 	headerCacheControl = []byte("Cache-Control")
-	noStore            = []byte("no-store") // every answer is of its moment
+	noStore            = []byte("no-store")
 )
 
 // head writes what every answer has.
@@ -18,7 +18,11 @@ func (c *call) head(status int, contentType []byte) {
 	response := &c.ctx.Response
 	response.SetStatusCode(status)
 	response.Header.SetContentTypeBytes(contentType)
-	response.Header.SetCanonical(headerCacheControl, noStore)
+	// Every answer is of its moment; that to a POST no cache stores unless it is told to
+	// (RFC 9111 §3), and a storm's refusals are read that much sooner.
+	if !c.ctx.IsPost() {
+		response.Header.SetCanonical(headerCacheControl, noStore)
+	}
 }
 
 // answer sends c.buf as the JSON body.
