@@ -28,7 +28,7 @@ func tickets(t testing.TB) *ticket.Issuer {
 func TestLastRefusalsInOrder(t *testing.T) {
 	gates := &gates{user: true, ticket: true, sale: true}
 	x := newEdge(t, accept, func(o *Options) { o.Limits, o.Tickets = gates, tickets(t) })
-	good := tickets(t).Issue("alice", "spring", clock().Add(time.Second))
+	good := tickets(t).Issue([]byte("alice"), "spring", clock().Add(time.Second))
 	r := x.buy()
 	x.problem(r, 429, sale.CodeRateLimited)
 	require.Equal(t, "user", r.field(t, "limit"), "the limit's name")

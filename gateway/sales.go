@@ -19,7 +19,7 @@ func (c *call) head(status int, contentType []byte) {
 	response.SetStatusCode(status)
 	response.Header.SetContentTypeBytes(contentType)
 	// Every answer is of its moment; that to a POST no cache stores unless it is told to
-	// (RFC 9111 §3), and a storm's refusals are read that much sooner.
+	// (RFC 9110 §9.3.3), and a storm's refusals are read that much sooner.
 	if !c.ctx.IsPost() {
 		response.Header.SetCanonical(headerCacheControl, noStore)
 	}

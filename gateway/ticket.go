@@ -57,7 +57,7 @@ func (g *Gateway) ticket(c *call, id []byte) refusal {
 	_, ttl := g.o.Limits.TicketRules()
 	expires := g.o.Now().Add(ttl)
 	c.buf = append(c.buf[:0], `{"ticket":"`...)
-	c.buf = append(c.buf, g.o.Tickets.Issue(string(c.user), l.sale.ID, expires)...)
+	c.buf = append(c.buf, g.o.Tickets.Issue(c.user, l.sale.ID, expires)...)
 	c.buf = append(c.buf, `","expires_at":`...)
 	c.buf = appendTime(c.buf, expires)
 	c.buf = append(c.buf, '}')
@@ -110,7 +110,7 @@ func (g *Gateway) checkTicket(c *call, l *listing) refusal {
 		return refusal{}
 	}
 	given := c.ctx.Request.Header.Peek(headerTicket)
-	if err := g.o.Tickets.Check(given, string(c.user), l.sale.ID, now); err != nil {
+	if err := g.o.Tickets.Check(given, c.user, l.sale.ID, now); err != nil {
 		return ticketRefusal(err)
 	}
 	return refusal{}

@@ -134,7 +134,7 @@ func (w *Watch) Between(from, to time.Time) []Usage {
 				Bytes:   now.bytes[i],
 			})
 		}
-		if u.CPUSeconds > 0 || p.stolen && len(out) > 0 {
+		if p.stolen && len(out) > 0 || !p.stolen && u.CPUSeconds > 0 {
 			out = append(out, u)
 		}
 	}
@@ -184,6 +184,11 @@ func stolen() time.Duration {
 	if err != nil {
 		return 0
 	}
+	return stealOf(stat)
+}
+
+// stealOf is the steal in a /proc/stat; 0 if the kernel does not tell.
+func stealOf(stat []byte) time.Duration {
 	const steal = 8 // of the fields of the first line, which is of all processors: proc(5)
 	line, _, _ := bytes.Cut(stat, []byte{'\n'})
 	fields := bytes.Fields(line)

@@ -18,7 +18,7 @@ type Group[Q, A any] struct {
 	linger Linger
 	do     func(context.Context, []Q) ([]A, error)
 	under  sync.WaitGroup
-	full   chan struct{} // as many questions wait as one call takes
+	look   chan struct{} // a whole call waits, or one who waits for another time than those before
 
 	mu      sync.Mutex
 	waiting []*ask[Q, A]
@@ -30,9 +30,9 @@ type Group[Q, A any] struct {
 // Linger is how long a call that is not full yet waits for more questions. The zero value
 // waits for none.
 //
-// Few who wait, less than a 64th of a full call, wait for a Lull since the first of them:
-// a trickle that never makes a crowd is not worth the wait. A crowd waits until nobody has
-// come for a Lull and a Gap, and for Most since the first.
+// Few, who are less than a 64th of a full call, wait for a Lull since the first of them: a
+// trickle that never makes a crowd is not worth the wait. A crowd waits until nobody has
+// come for a Lull and a Gap, but no longer than Most since the first.
 type Linger struct {
 	Most time.Duration
 	Lull time.Duration
@@ -69,7 +69,7 @@ func New[Q, A any](calls, most int, linger Linger, do func(context.Context, []Q)
 	if calls < 1 || most < 1 || linger.Most < 0 || linger.Lull < 0 || linger.Gap < 0 {
 		panic("BUG: gather.New wants room for one call of one question, and no time before now")
 	}
-	return &Group[Q, A]{calls: calls, most: most, linger: linger, do: do, full: make(chan struct{}, 1)}
+	return &Group[Q, A]{calls: calls, most: most, linger: linger, do: do, look: make(chan struct{}, 1)}
 }
 
 // Do asks, and returns what the joint call answers to these questions. An error, or a
@@ -78,11 +78,9 @@ func (g *Group[Q, A]) Do(ctx context.Context, questions ...Q) ([]A, error) {
 	a := &ask[Q, A]{ctx: ctx, at: time.Now(), questions: questions, done: make(chan struct{})}
 	g.mu.Lock()
 	g.waiting, g.latest = append(g.waiting, a), a.at
-	if g.asked += len(questions); g.asked >= g.most {
-		select {
-		case g.full <- struct{}{}:
-		default:
-		}
+	g.asked += len(questions)
+	if g.asked >= g.most || len(g.waiting) == 1 {
+		g.signal()
 	}
 	if g.running < g.calls {
 		g.running++
@@ -99,6 +97,14 @@ func (g *Group[Q, A]) Do(ctx context.Context, questions ...Q) ([]A, error) {
 		panic(a.panicked)
 	}
 	return a.answers, a.err
+}
+
+// signal has one of those who rest look again.
+func (g *Group[Q, A]) signal() {
+	select {
+	case g.look <- struct{}{}:
+	default:
+	}
 }
 
 // Wait waits for the calls under way, those whose callers have gone included.
@@ -123,7 +129,7 @@ func (g *Group[Q, A]) rest() {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
-		case <-g.full: // or was: of those who have been called for
+		case <-g.look: // which may be of one who has been called for
 			timer.Stop()
 		}
 	}
@@ -168,6 +174,9 @@ func (g *Group[Q, A]) take() (taken []*ask[Q, A]) {
 	rest := copy(g.waiting, g.waiting[n:])
 	clear(g.waiting[rest:])
 	g.waiting = g.waiting[:rest]
+	if g.asked >= g.most {
+		g.signal() // to another: these go on to their call
+	}
 	if len(taken) == 0 {
 		g.running--
 	}

@@ -162,24 +162,26 @@ func TestALingeringCall(t *testing.T) {
 		size  int
 	}
 	for name, step := range map[string]struct {
-		each, times int // questions
+		most        int // questions of a call
+		each, times int
 		every       time.Duration
 		want        []call
 	}{
-		"nobody comes any more":  {crowd, 2, 25 * time.Millisecond, []call{{55 * time.Millisecond, 2 * crowd}}},
-		"they keep coming":       {crowd, 7, 24 * time.Millisecond, []call{{linger.Most, 5 * crowd}, {(6*24 + 30) * time.Millisecond, 2 * crowd}}},
-		"it is full":             {full / 2, 2, 5 * time.Millisecond, []call{{5 * time.Millisecond, full}}},
-		"alone":                  {1, 1, 0, []call{{linger.Lull, 1}}},
-		"few who keep coming":    {1, 4, 12 * time.Millisecond, []call{{linger.Lull, 2}, {44 * time.Millisecond, 2}}},
-		"one less than a crowd":  {crowd - 1, 1, 0, []call{{linger.Lull, crowd - 1}}},
-		"few who become a crowd": {crowd - 1, 3, 15 * time.Millisecond, []call{{60 * time.Millisecond, 3 * (crowd - 1)}}},
+		"nobody comes any more":        {full, crowd, 2, 25 * time.Millisecond, []call{{55 * time.Millisecond, 2 * crowd}}},
+		"they keep coming":             {full, crowd, 7, 24 * time.Millisecond, []call{{linger.Most, 5 * crowd}, {(6*24 + 30) * time.Millisecond, 2 * crowd}}},
+		"it is full":                   {full, full / 2, 2, 5 * time.Millisecond, []call{{5 * time.Millisecond, full}}},
+		"alone":                        {full, 1, 1, 0, []call{{linger.Lull, 1}}},
+		"few who keep coming":          {full, 1, 4, 12 * time.Millisecond, []call{{linger.Lull, 2}, {44 * time.Millisecond, 2}}},
+		"one less than a crowd":        {full, crowd - 1, 1, 0, []call{{linger.Lull, crowd - 1}}},
+		"few who become a crowd":       {full, crowd - 1, 3, 15 * time.Millisecond, []call{{60 * time.Millisecond, 3 * (crowd - 1)}}},
+		"alone, where a call is small": {6, 1, 1, 0, []call{{linger.Lull + linger.Gap, 1}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
 				var calls []call
 				var began time.Time
-				g := gather.New(2, full, linger, func(ctx context.Context, qs []int) ([]int, error) {
+				g := gather.New(2, step.most, linger, func(ctx context.Context, qs []int) ([]int, error) {
 					mu.Lock()
 					defer mu.Unlock()
 					calls = append(calls, call{time.Since(began), len(qs)})
@@ -205,6 +207,48 @@ func TestALingeringCall(t *testing.T) {
 					g.Wait()
 					require.Equal(t, step.want, calls)
 				}
+			})
+		})
+	}
+}
+
+// Who has waited for a crowd that another has called for sees what waits since, and a whole
+// call that waits behind less than one goes too.
+func TestWhoRestsIsToldWhatWaits(t *testing.T) {
+	const full, crowd = 640, 10
+	linger := gather.Linger{Most: time.Second, Lull: 20 * time.Millisecond, Gap: 300 * time.Millisecond}
+	for name, step := range map[string]struct {
+		last [2]int        // questions, after two crowds
+		want time.Duration // until all have been called for
+	}{
+		"one after a whole call":               {[2]int{full - 2*crowd, 1}, 10*time.Millisecond + linger.Lull},
+		"a whole call behind less than one":    {[2]int{full, 0}, 5 * time.Millisecond},
+		"a crowd after a whole call waits too": {[2]int{full - 2*crowd, crowd}, 10*time.Millisecond + linger.Lull + linger.Gap},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				var mu sync.Mutex
+				var last time.Duration
+				g := gather.New(2, full, linger, func(ctx context.Context, qs []int) ([]int, error) {
+					mu.Lock()
+					last = time.Since(began)
+					mu.Unlock()
+					<-time.After(time.Minute)
+					return double(ctx, qs)
+				})
+				var asking sync.WaitGroup
+				for i, n := range []int{crowd, crowd, step.last[0], step.last[1]} {
+					if i >= 2 {
+						<-time.After(5 * time.Millisecond)
+					}
+					if n > 0 {
+						asking.Go(func() { _, _ = g.Do(t.Context(), make([]int, n)...) })
+						synctest.Wait()
+					}
+				}
+				asking.Wait()
+				require.Equal(t, step.want, last)
 			})
 		})
 	}
