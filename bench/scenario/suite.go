@@ -15,7 +15,7 @@ import (
 // between them, which are what can be compared elsewhere.
 type Suite struct {
 	Repeat int     // of what the ratios are made of, interleaved: machines drift
-	Size   float64 // of all counts; 1 = some four minutes on two cores
+	Size   float64 // of all counts; 1 = with five repeats some six minutes on two cores
 }
 
 const (
