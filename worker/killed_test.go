@@ -3,6 +3,9 @@ package worker
 import (
 	"context"
 	"fmt"
+	"math"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,22 +20,20 @@ import (
 )
 
 // killed ends a worker at its n-th call of an engine, before the engine has it or after:
-// what it has in hand is lost, as with kill -9.
+// what it has in hand is lost, as with kill -9. Each of its goroutines ends at its next call.
 type killed struct {
 	left  int
 	after bool
 }
 
-type died struct{}
-
 func (k *killed) call(do func()) {
 	k.left--
-	if k.left == 0 && !k.after {
-		panic(died{})
+	if k.left < 0 || k.left == 0 && !k.after {
+		runtime.Goexit()
 	}
 	do()
-	if k.left == 0 && k.after {
-		panic(died{})
+	if k.left == 0 {
+		runtime.Goexit()
 	}
 }
 
@@ -102,16 +103,11 @@ func TestKilledAtAnyCall(t *testing.T) {
 						})
 					}
 					k := &killed{left: call, after: after}
-					func() {
-						defer func() {
-							if p := recover(); p != nil {
-								require.Equal(t, died{}, p)
-							}
-						}()
-						_ = newWorker(k).handle(ctx, messages)
-					}()
+					var life sync.WaitGroup
+					life.Go(func() { _ = newWorker(k).handle(ctx, messages) })
+					life.Wait()
 					more = k.left <= 0
-					require.NoError(t, newWorker(&killed{}).handle(ctx, messages), "the next worker acknowledges")
+					require.NoError(t, newWorker(&killed{left: math.MaxInt}).handle(ctx, messages), "the next worker acknowledges")
 
 					for _, o := range append(one.Orders, two.Orders...) {
 						row, err := s.Ledger.Order(ctx, o.ID)

@@ -6,11 +6,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	"flashgate/internal/bus"
 	"flashgate/internal/failpoint"
@@ -179,6 +181,10 @@ func (w *Worker) bury(ctx context.Context, d *bus.Delivery, cause error) error {
 	return nil
 }
 
+// besides is how many sales are settled side by side: one after the other, those of a
+// transaction with hundreds of sales would take as many waits for a busy Redis.
+const besides = 32
+
 // settle tells Redis that batches are persisted. It is owed, not urgent: what fails
 // here keeps settled_at null, and the reconciler settles it.
 func (w *Worker) settle(ctx context.Context, batches []sale.Batch) {
@@ -194,14 +200,25 @@ func (w *Worker) settle(ctx context.Context, batches []sale.Batch) {
 		b := &batches[i]
 		bySale[b.SaleID] = append(bySale[b.SaleID], b.ID)
 	}
-	var settled []sale.ID
+	var (
+		mu       sync.Mutex
+		settled  []sale.ID
+		settling errgroup.Group
+	)
+	settling.SetLimit(besides)
 	for saleID, ids := range bySale {
-		done, err := w.o.Stock.Settle(ctx, saleID, ids, w.o.Ledger.ActiveOrders)
-		settled = append(settled, done...)
-		if err != nil {
-			w.unsettled(ctx, saleID, len(ids)-len(done), err)
-		}
+		settling.Go(func() error {
+			done, err := w.o.Stock.Settle(ctx, saleID, ids, w.o.Ledger.ActiveOrders)
+			if err != nil {
+				w.unsettled(ctx, saleID, len(ids)-len(done), err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			settled = append(settled, done...)
+			return nil
+		})
 	}
+	_ = settling.Wait() // returns nothing: see above
 	if len(settled) == 0 {
 		return
 	}

@@ -3,8 +3,10 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	driver "github.com/go-sql-driver/mysql"
@@ -81,9 +83,13 @@ type fakeStock struct {
 	ledger *fakeLedger
 	err    error
 	early  bool // settle was called for a batch that was not applied
+	takes  time.Duration
 }
 
 func (f *fakeStock) Settle(_ context.Context, _ string, ids []sale.ID, _ func(context.Context, []sale.ID) (map[sale.ID][]sale.Order, error)) ([]sale.ID, error) {
+	if f.takes > 0 {
+		<-time.After(f.takes)
+	}
 	f.ledger.mu.Lock()
 	defer f.ledger.mu.Unlock()
 	for _, id := range ids {
@@ -186,6 +192,25 @@ func TestAFailedSettleIsLeftToTheReconciler(t *testing.T) {
 	require.NoError(t, newTestWorker(l, s).handle(context.Background(), deliveries(1)), "the ledger has it: acknowledged")
 	require.Equal(t, 1, l.applied[1])
 	require.Empty(t, l.settled, "settled_at stays null until Redis has answered")
+}
+
+// Each sale of many waits for Redis as long as the slowest, not as long as all of them.
+func TestSalesAreSettledSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const sales = 2 * besides
+		l, s := newFakes()
+		s.takes = 400 * time.Millisecond
+		var ds []bus.Delivery
+		for i := range sales {
+			d := deliveries(sale.ID(i + 1))[0]
+			d.Batch.SaleID = fmt.Sprint("sale-", i)
+			ds = append(ds, d)
+		}
+		began := time.Now()
+		require.NoError(t, newTestWorker(l, s).handle(t.Context(), ds))
+		require.Equal(t, 2*s.takes, time.Since(began))
+		require.Len(t, l.settled, sales)
+	})
 }
 
 func TestRedeliveryOfWhatIsPersistedSettlesAgain(t *testing.T) {
