@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"flashgate/bench/load"
@@ -37,10 +38,10 @@ func (g *Growth) Run(ctx context.Context, sys *system.System, o *system.Options)
 	if err := sys.Open(ctx, sale); err != nil {
 		return nil, err
 	}
-	slices := make([]slice, g.Slices)
+	parts := make([]slice, g.Slices)
 	drained := time.Now()
 	var answers []load.Answer
-	for n := range slices {
+	for n := range parts {
 		sys.Progress.Step("growth: slice %d of %d", n+1, g.Slices)
 		// A slice's buyers are gone with it: a million tokens are not kept.
 		shoppers, err := sys.NewShoppers(ctx, each, sale)
@@ -63,13 +64,14 @@ func (g *Growth) Run(ctx context.Context, sys *system.System, o *system.Options)
 			return rep, err
 		}
 		drained = at
-		cpu, by := 0.0, watch.Between(rec.Began, rec.Began.Add(rec.Took))
+		by := slices.DeleteFunc(watch.Between(rec.Began, rec.Began.Add(rec.Took)), func(u usage.Usage) bool {
+			return u.Name == "driver" || u.Name == usage.Stolen.Name // no purchase costs these
+		})
+		cpu := 0.0
 		for _, u := range by {
-			if u.Name != "driver" && u.Name != usage.Stolen.Name {
-				cpu += u.CPUSeconds
-			}
+			cpu += u.CPUSeconds
 		}
-		slices[n] = slice{accepted: float64(each) / rec.Took.Seconds(), micros: cpu * 1e6 / float64(each), by: by}
+		parts[n] = slice{accepted: float64(each) / rec.Took.Seconds(), micros: cpu * 1e6 / float64(each), by: by}
 		answers = append(answers, rec.Answers...)
 	}
 	after, bs, err := sys.Verify(ctx, o, []system.Sale{sale}, map[string]int{sale.ID: sale.Total}, drained)
@@ -78,16 +80,16 @@ func (g *Growth) Run(ctx context.Context, sys *system.System, o *system.Options)
 		return rep, err
 	}
 	audited(rep, &after, sale.Total)
-	for n, s := range slices {
+	for n, s := range parts {
 		rep.Figure(fmt.Sprintf("accepted, after %d", n*each), s.accepted, "/s")
 		rep.Figure(fmt.Sprintf("CPU, after %d", n*each), s.micros, "µs a purchase, driver left out")
 	}
-	first, last := slices[0], slices[len(slices)-1]
+	first, last := parts[0], parts[len(parts)-1]
 	if first.micros > 0 {
 		rep.Figure("CPU of the last slice ÷ the first", last.micros/first.micros, "×")
 	}
 	for i, u := range first.by {
-		if i < len(last.by) && last.by[i].Name == u.Name && u.Name != "driver" && u.Name != usage.Stolen.Name {
+		if i < len(last.by) && last.by[i].Name == u.Name {
 			rep.Figure("CPU "+u.Name+", last slice", last.by[i].CPUSeconds*1e6/float64(each), "µs a purchase")
 			rep.Figure("CPU "+u.Name+", first slice", u.CPUSeconds*1e6/float64(each), "µs a purchase")
 		}

@@ -58,7 +58,7 @@ func Adopt() error {
 }
 
 // Start calls start, which starts a process, on a thread of that slack: the process has
-// it from its first moment. 0, or where it can't be had: it has its starter's.
+// it from its first moment. 0, or where there is no such thing: it has its starter's.
 func Start(slack time.Duration, start func() error) error {
 	if slack == 0 {
 		return start()
@@ -66,7 +66,14 @@ func Start(slack time.Duration, start func() error) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with this goroutine
-		_ = set(slack)         // or there is none to set: no reason not to start
+		before, err := get()
+		if err == nil && before != 0 {
+			err = set(slack)
+		}
+		if err != nil {
+			started <- fmt.Errorf("timer slack of %s: %w", slack, err)
+			return
+		}
 		started <- start()
 	}()
 	return <-started
